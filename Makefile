@@ -1,0 +1,67 @@
+# Two commands on a fresh machine: `make demo` and `make test`. `make help` lists the others.
+PYTHON      ?= python3
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN         := $(VENV)/bin
+STAMP       := $(VENV)/.installed
+DEV_STAMP   := $(VENV)/.installed-dev
+PIP         := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all test-here demo-here check format bench clean
+
+help:
+	@echo "make demo       set up, run the demonstration, write its results to demo/"
+	@echo "make test       set up, run the tests (the quick ones: what every change must pass)"
+	@echo "make test-all   the same with the tests marked slow"
+	@echo "make check      set up, ruff format --check, ruff check, mypy"
+	@echo "make format     set up, let ruff format and repair what it can"
+	@echo "make bench      set up, run the benchmarks"
+	@echo "make test-here  tests in the active Python, installs nothing (also: demo-here)"
+	@echo "make clean      remove the environment, caches and demo/"
+	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) CONSTRAINTS=$(CONSTRAINTS)"
+
+# A stamp is touched only when the install succeeded, so a killed set-up is simply run again.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+	  "paramgraph needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + \
+	  ". Name a newer one: make PYTHON=python3.12 ...")'
+	@start=$$(date +%s); \
+	echo "Setting up $(VENV) (once; torch is large) ..."; \
+	$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment" \
+	  "(on Debian or Ubuntu: install python3-venv)." >&2; exit 1; }; \
+	$(PIP) -e ".[test]" && touch $@ && echo "Set-up took $$(( $$(date +%s) - start )) s."
+
+$(DEV_STAMP): $(STAMP)
+	@start=$$(date +%s); \
+	$(PIP) -e ".[dev]" && touch $@ && echo "Set-up of the check tools took $$(( $$(date +%s) - start )) s."
+
+demo: $(STAMP)
+	$(BIN)/paramgraph demo --out demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(DEV_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+test-here:
+	$(PYTHON) -m pytest
+
+demo-here:
+	$(PYTHON) -m paramgraph demo --out demo
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
