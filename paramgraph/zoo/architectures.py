@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from paramgraph.errors import ZooError
 
-__all__ = ["CNN", "Architecture", "Siren", "architecture_from_json"]
+__all__ = ["CNN", "Architecture", "Siren", "architecture_from_json", "architecture_to_json"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -140,7 +140,8 @@ class CNN:
     def name(self) -> str:
         """Readable name, different for different architectures."""
         layers = "x".join(
-            f"{width}-k{kernel}" for width, kernel in zip(self.widths, self.kernel_sizes, strict=True)
+            f"{width}-k{kernel}"
+            for width, kernel in zip(self.widths, self.kernel_sizes, strict=True)
         )
         residual = "-residual" if self.residual else ""
         return (
