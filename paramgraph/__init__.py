@@ -1,0 +1,21 @@
+"""paramgraph: any PyTorch network in, a graph of its parameters out, and networks that read it.
+
+The data flows along one line: ``capture`` (network to ``ParamGraph``), ``features`` (weights to
+``Values``), ``collate`` (many networks to a ``GraphBatch``), a metanetwork from ``paramgraph.nn``.
+"""
+
+from paramgraph.capture import Verification, capture, verify
+from paramgraph.errors import (
+    BatchError,
+    CaptureError,
+    CheckpointError,
+    GraphError,
+    ParamGraphError,
+    ZooError,
+)
+from paramgraph.graph import ParamGraph
+from paramgraph.structure import AxisGroup, EdgeBlock, NeuronGroup, ScaleGroup
+from paramgraph.symmetry import Symmetry
+from paramgraph.values import Values
+
+__version__ = "0.1.0"

@@ -1,0 +1,349 @@
+"""The dataflow that the rules write: neuron groups, blocks and how they may be rescaled.
+
+Rules turn tape entries into these records; ``build`` turns them into a ``ParamGraph``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from paramgraph.capture.activations import Chain, is_odd, is_positively_homogeneous
+from paramgraph.capture.axes import Axis, Leaf, resolve
+from paramgraph.capture.tape import TapeEntry, TensorRef
+from paramgraph.errors import CaptureError
+from paramgraph.structure import EdgeKind, EntryView, NeuronKind, NeuronRole
+
+__all__ = ["Constant", "Flow", "FlowBlock", "FlowFeature", "FlowGroup", "Hidden", "Input", "Parameter", "Value"]
+
+
+@dataclass(frozen=True)
+class FlowFeature:
+    """One value per neuron; ``axis`` is the parameter's axis that numbers the neurons."""
+
+    view: EntryView
+    axis: int
+
+
+@dataclass(eq=False)
+class FlowGroup:
+    """A neuron group while the network is being read.
+
+    Attributes:
+        name: Unique.
+        axis: The factors that number its neurons (``Leaf`` or fixed).
+        size: Number of neurons.
+        kind: Input, hidden or output.
+        chain: The activation that its readers see; ``None`` until somebody reads it.
+        features: Biases and running statistics.
+        copies: Groups that hold the same neurons under another activation.
+    """
+
+    name: str
+    axis: Axis
+    size: int
+    kind: NeuronKind = NeuronKind.HIDDEN
+    chain: Chain | None = None
+    features: dict[NeuronRole, FlowFeature] = field(default_factory=dict)
+    copies: dict[Chain, FlowGroup] = field(default_factory=dict)
+    scale_class: FlowGroup | None = None
+    no_positive: bool = False
+    no_sign: bool = False
+
+    def scale_root(self) -> FlowGroup:
+        """The group that stands for all groups rescaled together with this one."""
+        group = self
+        while group.scale_class is not None:
+            group = group.scale_class
+        return group
+
+    def scale_with(self, other: FlowGroup) -> None:
+        """Neurons of both groups must be rescaled by the same factors."""
+        a, b = self.scale_root(), other.scale_root()
+        if a is not b:
+            b.scale_class = a
+            a.no_positive |= b.no_positive
+            a.no_sign |= b.no_sign
+
+    def forbid_scale(self, *, positive: bool = True, sign: bool = True) -> None:
+        """Exclude positive factors, the sign, or both."""
+        root = self.scale_root()
+        root.no_positive |= positive
+        root.no_sign |= sign
+
+
+@dataclass(eq=False)
+class FlowBlock:
+    """An edge block while the network is being read.
+
+    Attributes:
+        axes: The parameter's axes that number receivers and senders (the same one for a diagonal).
+    """
+
+    name: str
+    kind: EdgeKind
+    sender: FlowGroup
+    receiver: FlowGroup
+    shape: tuple[int, int, int]
+    positions: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    view: EntryView | None = None
+    axes: tuple[int, int] = (0, 1)
+    constant: float = 1.0
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of one tensor: its axes."""
+
+    ref: TensorRef
+    axes: tuple[Axis, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.ref.shape
+
+
+@dataclass(frozen=True)
+class Constant(Value):
+    """A tensor whose value does not depend on inputs or parameters."""
+
+    tensor: Tensor
+
+    def scalar(self) -> float | None:
+        """Its value when it is one number, else ``None``."""
+        flat = self.tensor.reshape(-1)
+        if flat.numel() and bool((flat == flat[0]).all()):
+            return float(flat[0])
+        return None
+
+
+@dataclass(frozen=True)
+class Input(Value):
+    """A function of the network's inputs alone."""
+
+
+@dataclass(frozen=True)
+class Parameter(Value):
+    """A parameter, possibly transposed: ``dims[i]`` are the parameter's axes that form axis i."""
+
+    name: str
+    dims: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Hidden(Value):
+    """Activations of a neuron group.
+
+    Attributes:
+        group: Whose neurons they are.
+        chain: Pointwise functions applied since the group was made.
+        owned: Whether nothing else reads the group, so that a bias or a skip can join it.
+    """
+
+    group: FlowGroup
+    chain: Chain = ()
+    owned: bool = True
+
+
+class Flow:
+    """Everything the rules have found so far.
+
+    Attributes:
+        values: What is known of each tensor.
+        groups: Neuron groups in the order of creation.
+        blocks: Edge blocks.
+        parameter_axes: The axes of each parameter and buffer.
+        uses: How often each tensor is read on the tape.
+        buffer_names: Name of each buffer, by its reference.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[int, Value] = {}
+        self.groups: list[FlowGroup] = []
+        self.blocks: list[FlowBlock] = []
+        self.parameter_axes: dict[str, tuple[Axis, ...]] = {}
+        self.uses: dict[int, int] = {}
+        self.buffer_names: dict[int, str] = {}
+        self._inputs: dict[tuple[int, int], FlowGroup] = {}
+        self._tied: dict[str, tuple[FlowGroup | None, FlowGroup | None]] = {}
+
+    def new_group(self, entry: TapeEntry, axis: Axis, name: str = "") -> FlowGroup:
+        """A neuron group named after a parameter's module, or after the module that ran."""
+        stem = name.rpartition(".")[0] or entry.module or entry.operation.removeprefix("aten.")
+        group = FlowGroup(self._unique(stem), axis, math.prod(_size(f) for f in axis))
+        self.groups.append(group)
+        return group
+
+    def _unique(self, stem: str) -> str:
+        taken = {group.name for group in self.groups}
+        if stem not in taken:
+            return stem
+        return next(f"{stem}#{i}" for i in range(2, len(taken) + 3) if f"{stem}#{i}" not in taken)
+
+    def read(self, value: Value, entry: TapeEntry, size: int | None = None) -> FlowGroup:
+        """The group whose neurons, after their activation, are ``value``.
+
+        Args:
+            value: Activations or inputs.
+            entry: Who reads, for messages.
+            size: For inputs, the number of neurons (the length of the axis that is read).
+        """
+        if isinstance(value, Input):
+            key = (value.ref.number, size or 1)
+            if key not in self._inputs:
+                name = self._unique("input" if not self._inputs else f"input.{len(self._inputs)}")
+                group = FlowGroup(name, (key[1],), key[1], NeuronKind.INPUT, chain=())
+                group.forbid_scale()
+                self._inputs[key] = group
+                self.groups.append(group)
+            return self._inputs[key]
+        if not isinstance(value, Hidden):
+            raise unsupported(entry, "reads a value that holds no neurons")
+        group = value.group
+        if group.chain is None:
+            group.chain = value.chain
+            self._restrict(group, value.chain)
+        if group.chain == value.chain:
+            return group
+        if group.chain != ():
+            self._make_plain(group)
+        if value.chain == ():
+            return group
+        if value.chain not in group.copies:
+            group.copies[value.chain] = self._copy(group, value.chain)
+        return group.copies[value.chain]
+
+    def _copy(self, group: FlowGroup, chain: Chain) -> FlowGroup:
+        """The same neurons once more, under another activation."""
+        copy = FlowGroup(self._unique(group.name), group.axis, group.size, chain=chain)
+        self.groups.append(copy)
+        self.add_skip(group, copy, 1.0)
+        self._restrict(copy, chain)
+        return copy
+
+    def _make_plain(self, group: FlowGroup) -> None:
+        """Move the activation of a group, its readers and its statistics to a copy."""
+        assert group.chain is not None
+        readers = [block for block in self.blocks if block.sender is group]
+        copy = self._copy(group, group.chain)
+        for block in readers:
+            block.sender = copy
+        for role in (NeuronRole.MEAN, NeuronRole.VARIANCE):
+            if role in group.features:
+                copy.features[role] = group.features.pop(role)
+        group.copies[group.chain] = copy
+        group.chain = ()
+
+    @staticmethod
+    def _restrict(group: FlowGroup, chain: Chain) -> None:
+        group.forbid_scale(
+            positive=not is_positively_homogeneous(chain), sign=not is_odd(chain)
+        )
+
+    def add_skip(self, sender: FlowGroup, receiver: FlowGroup, constant: float) -> None:
+        """A parameter-free link from each neuron to its counterpart."""
+        receiver.scale_with(sender)
+        self.blocks.append(
+            FlowBlock(
+                f"{sender.name}->{receiver.name}",
+                EdgeKind.SKIP,
+                sender,
+                receiver,
+                (receiver.size, 1, 1),
+                constant=constant,
+            )
+        )
+
+    def add_block(
+        self,
+        parameter: str,
+        kind: EdgeKind,
+        sender: FlowGroup,
+        receiver: FlowGroup,
+        view: EntryView | None,
+        *,
+        axes: tuple[int, int] = (0, 1),
+        positions: tuple[tuple[float, float], ...] = ((0.0, 0.0),),
+        shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        """A block of parameters; a parameter used twice ties the scales of both uses."""
+        shape = shape or (1, receiver.size, sender.size)
+        self.blocks.append(
+            FlowBlock(parameter, kind, sender, receiver, shape, positions, view, axes)
+        )
+        if view is not None:
+            self._tie(parameter, receiver, sender)
+
+    def add_feature(self, role: NeuronRole, group: FlowGroup, feature: FlowFeature) -> None:
+        """A value per neuron."""
+        group.features[role] = feature
+        self._tie(feature.view.parameter, group, None)
+
+    def _tie(self, parameter: str, receiver: FlowGroup, sender: FlowGroup | None) -> None:
+        if parameter not in self._tied:
+            self._tied[parameter] = (receiver, sender)
+            return
+        first_receiver, first_sender = self._tied[parameter]
+        assert first_receiver is not None
+        first_receiver.scale_with(receiver)
+        if first_sender is not None and sender is not None:
+            first_sender.scale_with(sender)
+        else:
+            # One use as a weight and another as a bias: no common rescaling is looked for.
+            for group in (first_receiver, receiver, first_sender, sender):
+                if group is not None and (first_sender is not None or sender is not None):
+                    group.forbid_scale()
+
+
+def locate(value: Hidden | Input, axis: int, entry: TapeEntry) -> tuple[Axis, Axis, Axis]:
+    """Split the factors of one axis into positions before, neurons, positions after.
+
+    Raises:
+        CaptureError: The axis does not hold the neurons of the value.
+    """
+    factors = resolve(value.axes[axis])
+    if isinstance(value, Input):
+        return (), factors, ()
+    neurons = resolve(value.group.axis)
+    for start in range(len(factors) - len(neurons) + 1):
+        if all(a is b or a == b for a, b in zip(neurons, factors[start:], strict=False)):
+            if neurons:
+                return factors[:start], neurons, factors[start + len(neurons) :]
+    if value.group.size == 1:
+        return (), (), factors
+    raise unsupported(
+        entry,
+        f"works along axis {axis} of a tensor of shape {value.shape}, but the neurons "
+        f"{value.group.name!r} stand on another axis",
+    )
+
+
+def unsupported(entry: TapeEntry, what: str) -> CaptureError:
+    """The error for something that capture cannot read yet; names operation and module."""
+    shapes = [ref.shape for ref in _refs(entry.args)]
+    return CaptureError(
+        f"operation {entry.operation!r} in module {entry.module or 'top level'!r} "
+        f"(input shapes {', '.join(map(str, shapes)) or 'none'}) {what}. Without a rule its neuron "
+        "symmetries are unknown, and a wrong graph would look valid. Rewrite this step, or add a "
+        "rule (CONTRIBUTING.md, 'Adding an operation')."
+    )
+
+
+def _refs(value: object) -> list[TensorRef]:
+    if isinstance(value, TensorRef):
+        return [value]
+    if isinstance(value, dict):
+        return [ref for item in value.values() for ref in _refs(item)]
+    if isinstance(value, list | tuple):
+        return [ref for item in value for ref in _refs(item)]
+    return []
+
+
+entry_refs = _refs
+
+
+def _size(factor: Leaf | int) -> int:
+    return factor if isinstance(factor, int) else factor.size

@@ -1,0 +1,121 @@
+"""Tape to flow: drop what does not reach the outputs, then apply one rule per operation."""
+
+from __future__ import annotations
+
+import paramgraph.capture.rules_arithmetic
+import paramgraph.capture.rules_norm  # noqa: F401  (both register their rules)
+from paramgraph.capture.axes import Axis, Leaf, resolve
+from paramgraph.capture.flow import (
+    Constant,
+    Flow,
+    Hidden,
+    Input,
+    Parameter,
+    Value,
+    entry_refs,
+    unsupported,
+)
+from paramgraph.capture.rules import RULES, pointwise
+from paramgraph.capture.tape import Tape, TapeEntry
+from paramgraph.errors import CaptureError
+from paramgraph.structure import NeuronKind
+
+__all__ = ["interpret", "live_entries"]
+
+
+def live_entries(tape: Tape) -> list[TapeEntry]:
+    """The operations that the outputs depend on, in order."""
+    needed = {ref.number for ref in tape.outputs}
+    live: list[TapeEntry] = []
+    for entry in reversed(tape.entries):
+        if any(ref is not None and ref.number in needed for ref in entry.outputs):
+            live.append(entry)
+            needed |= {ref.number for ref in entry_refs(entry.args)}
+    return live[::-1]
+
+
+def interpret(tape: Tape) -> Flow:
+    """Apply the rules to a tape.
+
+    Args:
+        tape: One recorded run.
+
+    Returns:
+        Neuron groups, blocks and the axes of every parameter.
+
+    Raises:
+        CaptureError: An operation has no rule, or a rule does not cover this use of it.
+    """
+    flow = Flow()
+    entries = live_entries(tape)
+    for entry in entries:
+        for ref in entry_refs(entry.args):
+            flow.uses[ref.number] = flow.uses.get(ref.number, 0) + 1
+    for ref in tape.outputs:
+        flow.uses[ref.number] = flow.uses.get(ref.number, 0) + 1
+    for ref in tape.constants:
+        axes: tuple[Axis, ...] = tuple((size,) for size in ref.shape)
+        flow.values[ref.number] = Constant(ref, axes, tape.tensors[ref.number])
+    for name, ref in tape.parameters.items():
+        axes = tuple(
+            (Leaf(name if i == 0 else f"{name}.{i}", size),) for i, size in enumerate(ref.shape)
+        )
+        flow.parameter_axes[name] = axes
+        if name in tape.buffers:
+            flow.buffer_names[ref.number] = name
+        else:
+            dims = tuple((i,) for i in range(len(axes)))
+            flow.values[ref.number] = Parameter(ref, axes, name, dims)
+    for ref in tape.inputs:
+        flow.values[ref.number] = Input(ref, tuple((size,) for size in ref.shape))
+    for entry in entries:
+        _apply(flow, tape, entry)
+    _finish_outputs(flow, tape)
+    return flow
+
+
+def _apply(flow: Flow, tape: Tape, entry: TapeEntry) -> None:
+    operands = [flow.values[ref.number] for ref in entry_refs(entry.args)]
+    if any(isinstance(value, Hidden | Parameter) for value in operands):
+        if rule := RULES.get(entry.operation):
+            result = rule(flow, entry)
+        elif entry.is_pointwise:
+            result = pointwise(flow, entry)
+        else:
+            raise unsupported(entry, "has no rule")
+        flow.values[result.ref.number] = result
+        for ref in entry.outputs[1:]:
+            # Indices of a pooling, statistics of a norm: nothing may read them.
+            if ref is not None and flow.uses.get(ref.number):
+                raise unsupported(entry, "has a second output that is read")
+        return
+    for ref in entry.outputs:
+        if ref is not None:
+            # Made from inputs and constants alone: as good as an input, or a constant.
+            axes = tuple((size,) for size in ref.shape)
+            known = all(isinstance(value, Constant) for value in operands)
+            flow.values[ref.number] = (
+                Constant(ref, axes, tape.tensors[ref.number]) if known else Input(ref, axes)
+            )
+
+
+def _finish_outputs(flow: Flow, tape: Tape) -> None:
+    """Outputs keep their order and their scale."""
+    found = False
+    for number, ref in enumerate(tape.outputs):
+        value = flow.values[ref.number]
+        if not isinstance(value, Hidden):
+            continue
+        found = True
+        entry = TapeEntry("output", {"output": ref}, (ref,), "", False)
+        group = flow.read(value, entry)
+        group.kind = NeuronKind.OUTPUT
+        group.forbid_scale()
+        for axis in value.axes:
+            for factor in resolve(axis):
+                if isinstance(factor, Leaf):
+                    factor.freeze(f"network output {number}")
+    if not found:
+        raise CaptureError(
+            "no output of the network depends on its parameters, so there is nothing to read."
+        )

@@ -1,0 +1,261 @@
+"""The tape: every ATen operation of one run of the network, as it happened.
+
+Recording below ``nn.Module`` means that a hand-written ``forward`` is read as well as
+``nn.Sequential``: only what was computed counts, not what a module is called.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from paramgraph.errors import CaptureError
+
+__all__ = ["ExampleInputs", "Tape", "TapeEntry", "TensorRef", "record", "run_network"]
+
+ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""One tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """One tensor at one moment: in-place operations make a new reference.
+
+    Attributes:
+        number: Unique on the tape.
+        shape: Shape when recorded.
+    """
+
+    number: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TapeEntry:
+    """One operation.
+
+    Attributes:
+        operation: For example ``aten.convolution`` (in-place variants carry the plain name).
+        args: Positional arguments by the operation's schema, tensors replaced by references.
+        outputs: References of the tensors it returned.
+        module: Path of the module that ran it.
+        is_pointwise: Whether PyTorch tags it as elementwise.
+    """
+
+    operation: str
+    args: dict[str, Any]
+    outputs: tuple[TensorRef | None, ...]
+    module: str
+    is_pointwise: bool
+
+
+@dataclass
+class Tape:
+    """All operations of one run, with the roots that they start from.
+
+    Attributes:
+        entries: In order of execution.
+        parameters: Reference of each parameter and buffer, by its first name.
+        aliases: Further names of tied tensors.
+        buffers: Names that are buffers.
+        inputs: References of the example inputs.
+        outputs: References of the tensors that the network returned.
+        constants: Tensors that came from nowhere on the tape: buffers, or made before the run.
+        tensors: Every tensor of the run, by the number of its reference.
+    """
+
+    entries: list[TapeEntry] = field(default_factory=list)
+    parameters: dict[str, TensorRef] = field(default_factory=dict)
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    buffers: set[str] = field(default_factory=set)
+    inputs: list[TensorRef] = field(default_factory=list)
+    outputs: list[TensorRef] = field(default_factory=list)
+    constants: list[TensorRef] = field(default_factory=list)
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes the tape. Holds every tensor it saw, so that identities stay unique."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+        self.refs: dict[int, TensorRef] = {}
+        self.by_storage: dict[int, set[int]] = {}
+        self.stale: dict[int, str] = {}
+        self.count = 0
+        self.modules: list[str] = [""]
+
+    def reference(self, tensor: Tensor) -> TensorRef:
+        """The reference of a tensor; one never seen before is a constant."""
+        known = self.refs.get(id(tensor))
+        if known is None:
+            known = self.define(tensor)
+            self.tape.constants.append(known)
+        if id(tensor) in self.stale:
+            raise CaptureError(
+                f"module {self.modules[-1] or 'the network'!r} reads a tensor of shape "
+                f"{tuple(tensor.shape)} after the in-place operation "
+                f"{self.stale[id(tensor)]!r} changed it through another view. Capture cannot "
+                "follow values through overlapping views: write the operation out of place."
+            )
+        return known
+
+    def define(self, tensor: Tensor) -> TensorRef:
+        """A new reference for a tensor that was just made or changed."""
+        ref = TensorRef(self.count, tuple(tensor.shape))
+        self.count += 1
+        self.refs[id(tensor)] = ref
+        self.stale.pop(id(tensor), None)
+        self.tape.tensors[ref.number] = tensor
+        self.by_storage.setdefault(tensor.untyped_storage()._cdata, set()).add(id(tensor))
+        return ref
+
+    def entering(self, path: str) -> Callable[..., None]:
+        """A forward pre-hook that notes which module runs."""
+
+        def hook(*_: Any) -> None:
+            self.modules.append(path)
+
+        return hook
+
+    def leaving(self, *_: Any) -> None:
+        """A forward hook that notes that the module has run."""
+        self.modules.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        schema = func._schema
+        named: dict[str, Any] = {}
+        for position, argument in enumerate(schema.arguments):
+            if position < len(args):
+                named[argument.name] = args[position]
+            elif kwargs and argument.name in kwargs:
+                named[argument.name] = kwargs[argument.name]
+            elif argument.has_default_value():
+                named[argument.name] = argument.default_value
+        recorded = {name: self._freeze(value) for name, value in named.items()}
+        result = func(*args, **(kwargs or {}))
+        outs = result if isinstance(result, tuple | list) else (result,)
+        name = func.overloadpacket._qualified_op_name.replace("::", ".")
+        if name.endswith("_") and not name.endswith("__"):
+            name = name[:-1]
+        refs: list[TensorRef | None] = []
+        for out in outs:
+            if not isinstance(out, Tensor):
+                refs.append(None)
+                continue
+            if id(out) in self.refs and schema.is_mutable:
+                for other in self.by_storage[out.untyped_storage()._cdata] - {id(out)}:
+                    self.stale[other] = name
+            refs.append(self.define(out))
+        pointwise = torch.Tag.pointwise in func.tags
+        self.tape.entries.append(
+            TapeEntry(name, recorded, tuple(refs), self.modules[-1], pointwise)
+        )
+        return result
+
+    def _freeze(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.reference(value)
+        if isinstance(value, tuple | list):
+            return [self._freeze(item) for item in value]
+        return value
+
+
+def run_network(network: nn.Module, example_inputs: ExampleInputs) -> Any:
+    """Call the network on a tensor, a tuple of arguments, or a mapping of keyword arguments."""
+    if isinstance(example_inputs, Tensor):
+        return network(example_inputs)
+    if isinstance(example_inputs, Mapping):
+        return network(**example_inputs)
+    return network(*example_inputs)
+
+
+def output_tensors(result: Any) -> list[Tensor]:
+    """The tensors that a network returned, in order."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, Mapping):
+        result = list(result.values())
+    if isinstance(result, tuple | list):
+        return [tensor for item in result for tensor in output_tensors(item)]
+    return []
+
+
+def record(network: nn.Module, example_inputs: ExampleInputs) -> Tape:
+    """Run a copy of the network once, in evaluation mode, and write the tape.
+
+    The network itself is not touched: not its parameters, mode, buffers, hooks or the global
+    random state.
+
+    Args:
+        network: Any module.
+        example_inputs: What to call it with; use a batch of two or more.
+
+    Raises:
+        CaptureError: The network failed on the example inputs or returned no tensor.
+
+    Example:
+        >>> tape = record(nn.Linear(3, 2), torch.randn(4, 3))
+        >>> [entry.operation for entry in tape.entries]
+        ['aten.t', 'aten.addmm']
+    """
+    tape = Tape()
+    recorder = _Recorder(tape)
+    network = copy.deepcopy(network).eval()
+    seen: dict[int, str] = {}
+    named = [(n, p, False) for n, p in network.named_parameters(remove_duplicate=False)]
+    named += [(n, b, True) for n, b in network.named_buffers(remove_duplicate=False)]
+    for name, tensor, is_buffer in named:
+        if id(tensor) in seen:
+            first = seen[id(tensor)]
+            tape.aliases[first] = (*tape.aliases.get(first, ()), name)
+            continue
+        seen[id(tensor)] = name
+        tape.parameters[name] = recorder.define(tensor)
+        if is_buffer:
+            tape.buffers.add(name)
+            tape.constants.append(tape.parameters[name])
+    for path, module in network.named_modules():
+        module.register_forward_pre_hook(recorder.entering(path))
+        module.register_forward_hook(recorder.leaving)
+    inputs = _detached(example_inputs)
+    tape.inputs = [recorder.define(tensor) for tensor in output_tensors(inputs)]
+    if not tape.inputs:
+        raise CaptureError("example_inputs hold no tensor: capture needs something to run on.")
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
+            result = run_network(network, inputs)
+    except CaptureError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(ref.shape) for ref in tape.inputs)
+        raise CaptureError(
+            f"the network {type(network).__name__} failed on the example inputs (shapes {shapes}) "
+            f"in module {recorder.modules[-1] or 'top level'!r}: {type(error).__name__}: {error}"
+        ) from error
+    outputs = output_tensors(result)
+    if not outputs:
+        raise CaptureError(f"the network {type(network).__name__} returned no tensor.")
+    tape.outputs = [recorder.reference(tensor) for tensor in outputs]
+    return tape
+
+
+def _detached(inputs: Any) -> Any:
+    """The same structure with fresh tensors, so that in-place operations stay ours."""
+    if isinstance(inputs, Tensor):
+        return inputs.detach().clone()
+    if isinstance(inputs, Mapping):
+        return {name: _detached(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(_detached(item) for item in inputs)
+    return inputs
+

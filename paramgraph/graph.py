@@ -1,0 +1,223 @@
+"""ParamGraph: the structure of one architecture, with its symmetries; it holds no weights."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from paramgraph.errors import GraphError
+from paramgraph.structure import (
+    AxisGroup,
+    EdgeBlock,
+    NeuronGroup,
+    NeuronKind,
+    ParameterLayout,
+    ScaleGroup,
+    ScaleKind,
+)
+from paramgraph.symmetry import Symmetry, draw_symmetry
+from paramgraph.values import Values, read_values, write_values
+
+__all__ = ["ParamGraph"]
+
+
+@dataclass(frozen=True, eq=False)
+class ParamGraph:
+    """The neurons, edges and symmetries of one architecture, as ``capture`` finds them.
+
+    Attributes:
+        name: Class name of the network.
+        neuron_groups: Nodes, in dataflow order.
+        blocks: Edges, in dataflow order.
+        axis_groups: Permutations, free and frozen.
+        scale_groups: Scales and signs.
+        parameters: Parameters and running statistics that the graph holds.
+        unused_parameters: Parameters that do not reach the output; they are no part of the graph.
+
+    Example:
+        >>> import torch, paramgraph as pg
+        >>> graph = pg.capture(torch.nn.Linear(3, 2), torch.randn(4, 3))
+        >>> graph.num_neurons, graph.num_edges, graph.num_parameters
+        (5, 6, 8)
+
+    References:
+        Kofinas et al. 2024, section 2 (https://arxiv.org/abs/2403.12143); Lim et al. 2024,
+        section 3 (https://arxiv.org/abs/2312.04501).
+    """
+
+    name: str
+    neuron_groups: tuple[NeuronGroup, ...]
+    blocks: tuple[EdgeBlock, ...]
+    axis_groups: tuple[AxisGroup, ...]
+    scale_groups: tuple[ScaleGroup, ...]
+    parameters: tuple[ParameterLayout, ...]
+    unused_parameters: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the tables against each other."""
+        parameters = {layout.name for layout in self.parameters}
+        for block in self.blocks:
+            sizes = (block.num_blocks * block.num_receivers, block.num_blocks * block.num_senders)
+            groups = (self.neuron_groups[block.receiver], self.neuron_groups[block.sender])
+            if sizes != tuple(group.size for group in groups):
+                raise GraphError(
+                    f"block {block.name!r} joins {sizes[1]} senders with {sizes[0]} receivers, "
+                    f"but its groups {groups[1].name!r} and {groups[0].name!r} have "
+                    f"{groups[1].size} and {groups[0].size} neurons."
+                )
+            if groups[1].depth >= groups[0].depth:
+                raise GraphError(
+                    f"block {block.name!r} leads from depth {groups[1].depth} to depth "
+                    f"{groups[0].depth}; edges must lead forward."
+                )
+        views = [b.view for b in self.blocks if b.view] + [
+            f.view for g in self.neuron_groups for f in g.features
+        ]
+        if unknown := {view.parameter for view in views} - parameters:
+            raise GraphError(f"blocks read parameters without a layout: {sorted(unknown)}.")
+        if missing := parameters - {view.parameter for view in views}:
+            raise GraphError(f"parameters in no block and no feature: {sorted(missing)}.")
+
+    @property
+    def num_neurons(self) -> int:
+        """Number of neurons, inputs included."""
+        return sum(group.size for group in self.neuron_groups)
+
+    @property
+    def num_edges(self) -> int:
+        """Number of (receiver, sender) pairs over all blocks, skips included."""
+        return sum(block.num_edges for block in self.blocks)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained scalars in the graph, tied ones once."""
+        return sum(row.num_entries for row in self.parameters if not row.is_buffer)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of output neurons."""
+        return sum(g.size for g in self.neuron_groups if g.kind is NeuronKind.OUTPUT)
+
+    @property
+    def depth(self) -> int:
+        """Depth of the deepest neuron group."""
+        return max(group.depth for group in self.neuron_groups)
+
+    @cached_property
+    def signature(self) -> str:
+        """Hash of the structure: equal for two captures of one architecture."""
+        tables = (self.neuron_groups, self.blocks, self.axis_groups, self.scale_groups)
+        return hashlib.sha256(repr((tables, self.parameters)).encode()).hexdigest()[:16]
+
+    def log_group_size(self) -> float:
+        """Natural logarithm of the number of permutations found."""
+        sizes = {group.name: group.size for group in self.axis_groups}
+        return sum(
+            group.log_size(math.prod(sizes[name] for name in group.given))
+            for group in self.axis_groups
+        )
+
+    def features(self, state_dicts: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> Values:
+        """Read weights: one state dict, a list of them, or one dict of stacked ``[B, ...]`` tensors.
+
+        Returns:
+            Values of B networks, differentiable functions of the parameters.
+
+        Raises:
+            GraphError: A parameter is missing or has another shape.
+        """
+        return read_values(state_dicts, self.parameters, self.neuron_groups, self.blocks)
+
+    def write_back(self, values: Values, *, tied: str = "mean") -> dict[str, Tensor]:
+        """Turn values into stacked parameters ``[B, ...]``, the inverse of ``features``.
+
+        Args:
+            values: Entries of B networks, for example edited by a metanetwork.
+            tied: A parameter with several blocks gets their ``"mean"`` or their ``"sum"``.
+        """
+        return write_values(
+            values, self.parameters, self.neuron_groups, self.blocks, tied=tied
+        )
+
+    def sample_symmetry(
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        permute: bool = True,
+        scale: bool = False,
+        scale_range: float = 10.0,
+    ) -> Symmetry:
+        """Draw a random element of the group found.
+
+        Args:
+            generator: Source of randomness.
+            permute: Draw permutations.
+            scale: Draw positive scales and signs too.
+            scale_range: Positive factors are log-uniform in ``[1 / scale_range, scale_range]``.
+        """
+        return draw_symmetry(
+            self.axis_groups,
+            self.scale_groups,
+            self.parameters,
+            self.neuron_groups,
+            generator=generator,
+            permute=permute,
+            scale=scale,
+            scale_range=scale_range,
+        )
+
+    def summary(self) -> str:
+        """A table that a person can read: groups, edges, symmetries.
+
+        Example:
+            >>> import torch, paramgraph as pg
+            >>> print(pg.capture(torch.nn.Linear(3, 2), torch.randn(4, 3)).summary().splitlines()[0])
+            Linear: 5 neurons, 6 edges, 8 parameters, 10^0.0 permutations
+        """
+        head = (
+            f"{self.name}: {self.num_neurons} neurons, {self.num_edges} edges, "
+            f"{self.num_parameters} parameters, "
+            f"10^{self.log_group_size() / math.log(10):.1f} permutations"
+        )
+        groups = [("neurons", "size", "kind", "depth", "activation", "scale", "permutation")]
+        axis = {group.name: group for group in self.axis_groups}
+        for group in self.neuron_groups:
+            moves = [axis[f].name for f in group.axes if isinstance(f, str) and axis[f].free]
+            text = group.activation_text or "-"
+            scale = "-" if group.scale is ScaleKind.NONE else group.scale.value
+            groups.append(
+                (
+                    group.name,
+                    str(group.size),
+                    group.kind.value,
+                    str(group.depth),
+                    text,
+                    scale,
+                    " x ".join(moves) or "-",
+                )
+            )
+        edges = [("edges", "kind", "from", "to", "shape")]
+        for block in self.blocks:
+            sender, receiver = self.neuron_groups[block.sender], self.neuron_groups[block.receiver]
+            shape = " x ".join(map(str, block.shape))
+            edges.append((block.name, block.kind.value, sender.name, receiver.name, shape))
+        frozen = [("axis group", "size", "free", "why not, or given")]
+        for row in self.axis_groups:
+            note = row.reason or (f"given {', '.join(row.given)}" if row.given else "")
+            frozen.append((row.name, str(row.size), "yes" if row.free else "no", note))
+        parts = [head, "", *_table(groups), "", *_table(edges), "", *_table(frozen)]
+        if self.unused_parameters:
+            parts += ["", "unused parameters: " + ", ".join(self.unused_parameters)]
+        return "\n".join(parts)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return [lines[0], "  ".join("-" * w for w in widths), *lines[1:]]

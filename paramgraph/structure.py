@@ -1,0 +1,367 @@
+"""The field table of a parameter graph: axis groups, parameters, neuron groups, edge blocks.
+
+Everything here is structure: it holds no weights, and is computed once per architecture.
+
+| table          | one row per                                         | used for                       |
+|----------------|-----------------------------------------------------|--------------------------------|
+| ``AxisGroup``  | set of tensor axes that must be permuted together   | permutations                   |
+| ``ScaleGroup`` | set of neurons that can be rescaled or negated      | scale and sign symmetries      |
+| ``ParameterLayout`` | parameter or running statistic                 | applying a symmetry            |
+| ``NeuronGroup``| activation at one place in the network              | nodes and their features       |
+| ``EdgeBlock``  | parameter between two neuron groups (or a skip)     | edges and their values         |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from fractions import Fraction
+
+__all__ = [
+    "Activation",
+    "AxisGroup",
+    "EdgeBlock",
+    "EdgeKind",
+    "EntryView",
+    "NeuronFeature",
+    "NeuronGroup",
+    "NeuronKind",
+    "NeuronRole",
+    "ParameterLayout",
+    "ScaleGroup",
+    "ScaleKind",
+]
+
+Factor = str | int
+"""One factor of an axis, major to minor: the name of an axis group, or a fixed size."""
+
+ScaleExponents = tuple[tuple[str, Fraction], ...]
+"""How an axis scales: pairs (scale group, exponent); an empty tuple is "does not scale"."""
+
+
+class NeuronKind(Enum):
+    """Where the neurons of a group stand in the network.
+
+    Example:
+        >>> NeuronKind.INPUT.value
+        'input'
+    """
+
+    INPUT = "input"
+    HIDDEN = "hidden"
+    OUTPUT = "output"
+
+
+class EdgeKind(Enum):
+    """What the parameter of an edge block does.
+
+    Example:
+        >>> [kind.value for kind in EdgeKind]
+        ['linear', 'conv', 'scale', 'skip']
+    """
+
+    LINEAR = "linear"
+    CONV = "conv"
+    SCALE = "scale"
+    SKIP = "skip"
+
+
+class NeuronRole(Enum):
+    """What a neuron feature is; the order here is the order of the channels in ``Values``.
+
+    Example:
+        >>> [role.value for role in NeuronRole]
+        ['bias', 'mean', 'variance']
+    """
+
+    BIAS = "bias"
+    MEAN = "mean"
+    VARIANCE = "variance"
+
+    @property
+    def channel(self) -> int:
+        """Column of this role in the neuron values."""
+        return list(NeuronRole).index(self)
+
+
+class Activation(Enum):
+    """The pointwise function applied to a neuron group (``OTHER``: a chain without a name).
+
+    Example:
+        >>> Activation("relu")
+        <Activation.RELU: 'relu'>
+    """
+
+    NONE = "none"
+    RELU = "relu"
+    LEAKY_RELU = "leaky_relu"
+    GELU = "gelu"
+    SILU = "silu"
+    TANH = "tanh"
+    SIGMOID = "sigmoid"
+    ELU = "elu"
+    SELU = "selu"
+    CELU = "celu"
+    SOFTPLUS = "softplus"
+    MISH = "mish"
+    HARDTANH = "hardtanh"
+    RELU6 = "relu6"
+    HARDSWISH = "hardswish"
+    HARDSIGMOID = "hardsigmoid"
+    LOGSIGMOID = "logsigmoid"
+    SOFTSIGN = "softsign"
+    TANHSHRINK = "tanhshrink"
+    SINE = "sine"
+    COSINE = "cosine"
+    EXP = "exp"
+    SQUARE = "square"
+    ABS = "abs"
+    SOFTMAX = "softmax"
+    OTHER = "other"
+
+    @property
+    def index(self) -> int:
+        """Row of this activation in an embedding table."""
+        return list(Activation).index(self)
+
+
+class ScaleKind(Enum):
+    """Which factors q keep the function when a neuron is rescaled (see capture.scales).
+
+    ``SIGN``: q = +-1 (tanh, sine). ``POSITIVE``: q > 0 (ReLU). ``REAL``: any q except 0
+    (no activation). ``NONE``: q = 1 only.
+
+    Example:
+        >>> ScaleKind.REAL.has_sign, ScaleKind.POSITIVE.has_sign
+        (True, False)
+    """
+
+    NONE = "none"
+    SIGN = "sign"
+    POSITIVE = "positive"
+    REAL = "real"
+
+    @property
+    def has_sign(self) -> bool:
+        """Whether q = -1 is allowed."""
+        return self in (ScaleKind.SIGN, ScaleKind.REAL)
+
+    @property
+    def has_positive(self) -> bool:
+        """Whether any q > 0 is allowed."""
+        return self in (ScaleKind.POSITIVE, ScaleKind.REAL)
+
+
+@dataclass(frozen=True)
+class AxisGroup:
+    """Axes that are permuted together: one factor of the permutation symmetry group.
+
+    Attributes:
+        name: Unique, derived from the first parameter that has the axis.
+        size: Number of indices.
+        free: Whether its indices may be permuted.
+        reason: Why not, when ``free`` is false.
+        given: Axis groups it depends on: for every joint index of these, the indices may be
+            permuted differently (a wreath product, as channels within the groups of a GroupNorm).
+
+    Example:
+        >>> AxisGroup("layers.0", 4, free=True).log_size(num_copies=1) == math.log(24)
+        True
+    """
+
+    name: str
+    size: int
+    free: bool
+    reason: str | None = None
+    given: tuple[str, ...] = ()
+
+    def log_size(self, num_copies: int) -> float:
+        """Natural logarithm of the number of permutations, over ``num_copies`` of the group."""
+        return num_copies * math.lgamma(self.size + 1) if self.free else 0.0
+
+
+@dataclass(frozen=True)
+class ScaleGroup:
+    """Neurons that can be rescaled (``positive``) or negated (``sign``) one by one.
+
+    Attributes:
+        name: Unique.
+        size: Number of neurons, each with its own factor.
+        kind: ``POSITIVE`` or ``SIGN``.
+
+    Example:
+        >>> ScaleGroup("layers.0:sign", 8, ScaleKind.SIGN).size
+        8
+    """
+
+    name: str
+    size: int
+    kind: ScaleKind
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """How a symmetry acts on one parameter or running statistic.
+
+    Attributes:
+        name: Key in the state dict.
+        shape: Shape of the tensor.
+        axes: For each axis its factors, major to minor.
+        scales: For each axis how it scales; the scale of an axis belongs to its axis group
+            factors (fixed factors are positions and do not scale).
+        num_scaled: For each axis the number of scaled units (product of the named factors).
+        aliases: Other keys of the state dict that hold the same tensor (tied parameters).
+        is_buffer: Whether it is a running statistic rather than a trained parameter.
+
+    Example:
+        >>> ParameterLayout("w", (2, 3), (("a",), (3,)), ((), ()), (2, 1)).num_entries
+        6
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[tuple[Factor, ...], ...]
+    scales: tuple[ScaleExponents, ...]
+    num_scaled: tuple[int, ...]
+    aliases: tuple[str, ...] = ()
+    is_buffer: bool = False
+
+    @property
+    def num_entries(self) -> int:
+        """Number of scalars."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class EntryView:
+    """An exact, invertible map between a parameter and the entries of a block or feature.
+
+    The parameter is reshaped to ``split``, its axes are reordered to ``order``, and the result is
+    reshaped to ``shape``; ``shape[0]``... are the axes of the block or feature.
+
+    Attributes:
+        parameter: Key in the state dict.
+        split: Intermediate shape.
+        order: Permutation of the axes of ``split``.
+        shape: Final shape.
+
+    Example:
+        >>> EntryView("w", (2, 3), (1, 0), (1, 3, 2, 1)).inverse_order
+        (1, 0)
+    """
+
+    parameter: str
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def inverse_order(self) -> tuple[int, ...]:
+        """The permutation that undoes ``order``."""
+        inverse = [0] * len(self.order)
+        for position, axis in enumerate(self.order):
+            inverse[axis] = position
+        return tuple(inverse)
+
+
+@dataclass(frozen=True)
+class NeuronFeature:
+    """One value per neuron: a bias or a running statistic.
+
+    Example:
+        >>> NeuronFeature(NeuronRole.BIAS, EntryView("b", (3,), (0,), (3,))).role.value
+        'bias'
+    """
+
+    role: NeuronRole
+    view: EntryView
+
+
+@dataclass(frozen=True)
+class NeuronGroup:
+    """The neurons of one activation at one place in the network.
+
+    Attributes:
+        name: Unique, the module that produces it.
+        size: Number of neurons.
+        kind: Input, hidden or output.
+        activation: Applied to the group before others read it.
+        activation_text: The same as recorded, with constants (``mul(30) sin``).
+        omega: Frequency of a sine, 1 otherwise.
+        depth: Longest path from the inputs, in edge blocks.
+        axes: Factors of the neuron index, major to minor.
+        scale: Which rescalings of its neurons keep the function.
+        scale_exponents: The scale groups that rescale it.
+        features: Biases and running statistics.
+
+    Example:
+        >>> NeuronGroup("in", 2, NeuronKind.INPUT).activation.value
+        'none'
+    """
+
+    name: str
+    size: int
+    kind: NeuronKind
+    activation: Activation = Activation.NONE
+    activation_text: str = ""
+    omega: float = 1.0
+    depth: int = 0
+    axes: tuple[Factor, ...] = ()
+    scale: ScaleKind = ScaleKind.NONE
+    scale_exponents: ScaleExponents = ()
+    features: tuple[NeuronFeature, ...] = ()
+
+
+@dataclass(frozen=True)
+class EdgeBlock:
+    """The edges between two neuron groups, as one dense tensor.
+
+    Values have the shape ``[num_blocks, num_receivers, num_senders, num_positions]``. Neuron
+    ``k * num_receivers + r`` of the receiver group is joined with neuron ``k * num_senders + s`` of
+    the sender group for every block ``k``: ``num_blocks = 1`` is a dense layer, ``num_blocks =
+    channels`` a depthwise convolution, a normalisation scale or a skip.
+
+    Attributes:
+        name: Unique, the parameter or the skip.
+        kind: What the parameter does.
+        sender: Index of the sending neuron group.
+        receiver: Index of the receiving neuron group.
+        num_blocks: See above.
+        num_receivers: Receivers per block.
+        num_senders: Senders per block.
+        positions: Coordinates (row, column) of kernel elements or image positions, in pixels from
+            the centre; ``((0.0, 0.0),)`` for a plain matrix.
+        view: Where the values come from; ``None`` for a constant.
+        constant: Value of every edge when ``view`` is ``None`` (1 for a skip).
+
+    Example:
+        >>> EdgeBlock("w", EdgeKind.LINEAR, 0, 1, 1, 3, 2).shape
+        (1, 3, 2, 1)
+    """
+
+    name: str
+    kind: EdgeKind
+    sender: int
+    receiver: int
+    num_blocks: int
+    num_receivers: int
+    num_senders: int
+    positions: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    view: EntryView | None = None
+    constant: float = field(default=1.0)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the values of one network."""
+        return (self.num_blocks, self.num_receivers, self.num_senders, self.num_positions)
+
+    @property
+    def num_positions(self) -> int:
+        """Number of kernel elements or image positions."""
+        return len(self.positions)
+
+    @property
+    def num_edges(self) -> int:
+        """Number of (receiver, sender) pairs."""
+        return self.num_blocks * self.num_receivers * self.num_senders

@@ -1,0 +1,211 @@
+"""State dicts to values and back: the weights of many networks on one structure.
+
+``Values`` is what a parameter graph leaves out. Reading and writing are plain differentiable tensor
+operations (reshape, permute), so gradients flow through both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paramgraph.errors import GraphError
+from paramgraph.structure import EdgeBlock, EntryView, NeuronGroup, NeuronRole, ParameterLayout
+
+__all__ = ["NUM_NEURON_CHANNELS", "Values", "read_values", "write_values"]
+
+NUM_NEURON_CHANNELS = len(NeuronRole)
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Values:
+    """The weights of B networks of one architecture.
+
+    Attributes:
+        blocks: For each edge block ``[B, num_blocks, num_receivers, num_senders, num_positions]``.
+        neurons: For each neuron group ``[B, size, 3]``: bias, running mean, running variance (0
+            where a group has none).
+
+    Example:
+        >>> Values((torch.zeros(2, 1, 3, 2, 1),), (torch.zeros(2, 2, 3), torch.zeros(2, 3, 3))).num_networks
+        2
+    """
+
+    blocks: tuple[Tensor, ...]
+    neurons: tuple[Tensor, ...]
+
+    @property
+    def num_networks(self) -> int:
+        """Number of networks B."""
+        return self.neurons[0].shape[0]
+
+    def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> Values:
+        """The networks at ``rows`` (a slice is a view, an index tensor copies)."""
+        return Values(tuple(b[rows] for b in self.blocks), tuple(n[rows] for n in self.neurons))
+
+    def to(self, *args: torch.device | torch.dtype | str) -> Values:
+        """Move or cast all tensors, as ``Tensor.to``."""
+        return Values(
+            tuple(b.to(*args) for b in self.blocks), tuple(n.to(*args) for n in self.neurons)
+        )
+
+
+def read_values(
+    state_dicts: StateDict | Sequence[StateDict],
+    parameters: Sequence[ParameterLayout],
+    groups: Sequence[NeuronGroup],
+    blocks: Sequence[EdgeBlock],
+) -> Values:
+    """Read the entries of one, several or stacked state dicts.
+
+    Args:
+        state_dicts: One state dict, a list of them, or one dict of stacked tensors ``[B, ...]``.
+        parameters: Layouts of all parameters of the graph.
+        groups: Neuron groups of the graph.
+        blocks: Edge blocks of the graph.
+
+    Returns:
+        Values that are differentiable functions of the given tensors.
+
+    Raises:
+        GraphError: A parameter is missing or has another shape.
+
+    Example:
+        >>> read_values({}, [], [], [])
+        Traceback (most recent call last):
+        ...
+        paramgraph.errors.GraphError: cannot read values: the graph has no parameters.
+    """
+    if not parameters:
+        raise GraphError("cannot read values: the graph has no parameters.")
+    stacked = _stack(state_dicts, parameters)
+    first = next(iter(stacked.values()))
+    num_networks = first.shape[0]
+    neurons = []
+    for group in groups:
+        columns = [first.new_zeros(num_networks, group.size)] * NUM_NEURON_CHANNELS
+        for feature in group.features:
+            columns[feature.role.channel] = _read(stacked[feature.view.parameter], feature.view)
+        neurons.append(torch.stack(columns, dim=-1))
+    values = []
+    for block in blocks:
+        if block.view is None:
+            values.append(first.new_full((num_networks, *block.shape), block.constant))
+        else:
+            values.append(_read(stacked[block.view.parameter], block.view))
+    return Values(tuple(values), tuple(neurons))
+
+
+def write_values(
+    values: Values,
+    parameters: Sequence[ParameterLayout],
+    groups: Sequence[NeuronGroup],
+    blocks: Sequence[EdgeBlock],
+    *,
+    tied: str = "mean",
+) -> dict[str, Tensor]:
+    """Write entries back to stacked parameters, the inverse of ``read_values``.
+
+    Args:
+        values: Entries of B networks.
+        parameters: Layouts of all parameters of the graph.
+        groups: Neuron groups of the graph.
+        blocks: Edge blocks of the graph.
+        tied: What to do with a parameter that has several blocks: their ``"mean"`` (weights) or
+            ``"sum"`` (gradients, updates).
+
+    Returns:
+        For each parameter and alias a tensor ``[B, *shape]``. Parameters that the network does not
+        use are not in it.
+
+    Raises:
+        GraphError: ``tied`` is neither of the two.
+
+    Example:
+        >>> write_values(Values((), (torch.zeros(1, 2, 3),)), [], [], [], tied="max")
+        Traceback (most recent call last):
+        ...
+        paramgraph.errors.GraphError: tied must be 'mean' or 'sum', got 'max'.
+    """
+    if tied not in ("mean", "sum"):
+        raise GraphError(f"tied must be 'mean' or 'sum', got {tied!r}.")
+    parts: dict[str, list[Tensor]] = {}
+    shapes = {layout.name: layout.shape for layout in parameters}
+    for group, neuron_values in zip(groups, values.neurons, strict=True):
+        for feature in group.features:
+            part = neuron_values[..., feature.role.channel]
+            parts.setdefault(feature.view.parameter, []).append(
+                _write(part, feature.view, shapes[feature.view.parameter])
+            )
+    for block, block_values in zip(blocks, values.blocks, strict=True):
+        if block.view is not None:
+            parts.setdefault(block.view.parameter, []).append(
+                _write(block_values, block.view, shapes[block.view.parameter])
+            )
+    result: dict[str, Tensor] = {}
+    for layout in parameters:
+        several = parts[layout.name]
+        total = several[0] if len(several) == 1 else torch.stack(several).sum(0)
+        result[layout.name] = total / len(several) if tied == "mean" else total
+        for alias in layout.aliases:
+            result[alias] = result[layout.name]
+    return result
+
+
+def _stack(
+    state_dicts: StateDict | Sequence[StateDict], parameters: Sequence[ParameterLayout]
+) -> dict[str, Tensor]:
+    """Stacked tensors ``[B, *shape]`` of the parameters of the graph."""
+    several = [state_dicts] if isinstance(state_dicts, Mapping) else list(state_dicts)
+    if not several:
+        raise GraphError("cannot read values: the list of state dicts is empty.")
+    stacked: dict[str, Tensor] = {}
+    for layout in parameters:
+        tensors = []
+        for state_dict in several:
+            if layout.name not in state_dict:
+                raise GraphError(
+                    f"the state dict has no parameter {layout.name!r} of shape "
+                    f"{_text(layout.shape)}, so it belongs to another architecture. "
+                    f"It has {len(state_dict)} tensors: {', '.join(list(state_dict)[:6])} ..."
+                )
+            tensors.append(state_dict[layout.name])
+        shape = tuple(tensors[0].shape)
+        if isinstance(state_dicts, Mapping) and shape[1:] == layout.shape and shape:
+            if len(shape) == len(layout.shape) + 1:
+                stacked[layout.name] = tensors[0]
+                continue
+        for tensor in tensors:
+            if tuple(tensor.shape) != layout.shape:
+                raise GraphError(
+                    f"parameter {layout.name!r} has shape {_text(tensor.shape)}, expected "
+                    f"{_text(layout.shape)}: the state dict belongs to another architecture. "
+                    "Capture that architecture and use its graph."
+                )
+        stacked[layout.name] = torch.stack(tensors)
+    num_rows = {name: tensor.shape[0] for name, tensor in stacked.items()}
+    if len(set(num_rows.values())) > 1:
+        raise GraphError(f"stacked tensors hold different numbers of networks: {num_rows}.")
+    return stacked
+
+
+def _read(stacked: Tensor, view: EntryView) -> Tensor:
+    num = stacked.shape[0]
+    order = (0, *(axis + 1 for axis in view.order))
+    return stacked.reshape(num, *view.split).permute(order).reshape(num, *view.shape)
+
+
+def _write(entries: Tensor, view: EntryView, shape: tuple[int, ...]) -> Tensor:
+    num = entries.shape[0]
+    ordered = tuple(view.split[axis] for axis in view.order)
+    order = (0, *(axis + 1 for axis in view.inverse_order))
+    return entries.reshape(num, *ordered).permute(order).reshape(num, *shape)
+
+
+def _text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) if len(shape) else "scalar"
