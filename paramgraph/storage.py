@@ -135,7 +135,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     _require_file(path)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             header = file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(_safetensors_problem(path, error)) from error

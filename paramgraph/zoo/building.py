@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,10 +109,12 @@ class ZooBuilder:
             ZooError: A column or tensor has another length, or the folder cannot be written.
         """
         num_rows = len(next(iter(tensors.values())))
-        for name, values in (*tensors.items(), *columns.items()):
-            if len(values) != num_rows:
+        lengths = {name: len(values) for name, values in tensors.items()}
+        lengths |= {name: len(values) for name, values in columns.items()}
+        for name, length in lengths.items():
+            if length != num_rows:
                 raise ZooError(
-                    f"shard '{shard}': expected {num_rows} values in '{name}', got {len(values)}."
+                    f"shard '{shard}': expected {num_rows} values in '{name}', got {length}."
                 )
         plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
         data = safetensors.torch.save(plain)
@@ -313,10 +314,3 @@ def _as_zoo_error() -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise ZooError(str(error)) from error
-
-
-def assert_positive(**values: float) -> None:
-    """Raise ZooError unless every argument is a positive, finite number."""
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ZooError(f"expected {name} to be positive, got {value!r}.")

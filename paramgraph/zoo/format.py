@@ -4,7 +4,7 @@
 |---|---|
 | ``zoo.json`` | format version, kind, recipe (every argument of the build), conventions, counts |
 | ``architectures.json`` | name -> architecture, as plain data |
-| ``weights-*.safetensors`` | one unit of work: one stacked tensor ``[n, ...]`` per state dict entry |
+| ``weights-*.safetensors`` | one unit of work: a stacked tensor ``[n, ...]`` per entry |
 | ``weights-*.json`` | commit record of that unit: sha256, size, architecture, one value per row |
 | ``networks.parquet`` | derived from the records: one row per checkpoint |
 
@@ -175,7 +175,8 @@ class Zoo:
         if index.dtype == np.bool_:
             if index.shape != (len(self),):
                 raise ZooError(
-                    f"Zoo.select: expected a mask of {len(self):,} booleans, got shape {index.shape}."
+                    f"Zoo.select: expected a mask of {len(self):,} booleans, got shape "
+                    f"{index.shape}."
                 )
             index = np.flatnonzero(index)
         elif index.size == 0:

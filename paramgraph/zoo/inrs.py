@@ -12,11 +12,11 @@ from paramgraph.errors import ZooError
 from paramgraph.zoo.architectures import Siren
 from paramgraph.zoo.building import (
     ZooBuilder,
-    assert_positive,
     derive_seed,
     digest,
     show_progress,
 )
+from paramgraph.zoo.checks import require_numbers
 from paramgraph.zoo.format import Zoo
 from paramgraph.zoo.siren_fitting import SirenFitter
 
@@ -52,7 +52,8 @@ def fit_inrs(
     ``view``; ``psnr`` in decibel; ``step``; ``split``; ``seed`` (of the shard).
 
     Args:
-        images: Pixel values in ``[0, 1]``, float32, shape ``[num_images, channels, height, width]``.
+        images: Pixel values in ``[0, 1]``, float32, shape
+            ``[num_images, channels, height, width]``.
         labels: One whole number per image.
         out: Folder of the zoo: new, empty, or an unfinished build of the same zoo.
         architecture: What to fit; ``Siren()`` if None. Its ``out_dim`` is the number of channels.
@@ -86,7 +87,7 @@ def fit_inrs(
     architecture = architecture or Siren()
     split = np.asarray(["train"] * len(images) if split is None else split, dtype=np.str_)
     _check_arguments(images, labels, architecture, split)
-    assert_positive(num_views=num_views, steps=steps, lr=lr, shard_size=shard_size)
+    require_numbers(num_views=num_views, steps=steps, lr=lr, shard_size=shard_size)
     num, num_channels, height, width = images.shape
     total = num * num_views
     builder = ZooBuilder(

@@ -10,6 +10,7 @@ Where the time goes, and what is done about it (28 x 28 points, widths 32, one c
   lock does not matter), which no synchronisation slows down when other work shares the machine.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from paramgraph.errors import ZooError
-from paramgraph.zoo.architectures import Siren
+from paramgraph.zoo.siren import Siren
 
 __all__ = ["SirenFitter"]
 
@@ -217,7 +218,8 @@ def _make_step(*, is_compiled: bool) -> Step:
         if not is_compiled:
             return torch.matmul(weight, h)
         if weight.shape[2] <= 3:
-            return sum(weight[:, :, i, None] * h[..., None, i, :] for i in range(weight.shape[2]))
+            terms = [weight[:, :, i, None] * h[..., None, i, :] for i in range(weight.shape[2])]
+            return functools.reduce(torch.add, terms)
         return torch.stack(
             [(weight[:, i, :, None] * h).sum(1) for i in range(weight.shape[1])], dim=1
         )
