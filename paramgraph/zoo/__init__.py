@@ -16,10 +16,11 @@ from paramgraph.zoo.architectures import (
     architecture_from_json,
     architecture_to_json,
 )
+from paramgraph.zoo.classifiers import sample_architectures, train_classifiers
 from paramgraph.zoo.format import Zoo
 from paramgraph.zoo.images import Images, load_images
 from paramgraph.zoo.inrs import fit_inrs, image_points
-from paramgraph.zoo.recipes import digits_inr_recipe
+from paramgraph.zoo.recipes import digits_cnn_recipe, digits_inr_recipe
 
 __all__ = [
     "CNN",
@@ -29,8 +30,11 @@ __all__ = [
     "Zoo",
     "architecture_from_json",
     "architecture_to_json",
+    "digits_cnn_recipe",
     "digits_inr_recipe",
     "fit_inrs",
     "image_points",
     "load_images",
+    "sample_architectures",
+    "train_classifiers",
 ]

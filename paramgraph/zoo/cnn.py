@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from paramgraph.errors import ZooError
 from paramgraph.zoo.checks import require_positive
 
-__all__ = ["CNN"]
+__all__ = ["ACTIVATION_NAMES", "CNN", "NUM_GROUPS", "activation_module"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -22,9 +22,10 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+ACTIVATION_NAMES = tuple(_ACTIVATIONS)
 _NORMS = ("none", "batch", "layer", "group")
 _HEADS = ("pool", "flatten")
-_NUM_GROUPS = 4  # of the norm "group"
+NUM_GROUPS = 4  # of the norm "group"
 _SMALLEST_SIDE = 4  # layers halve the image until its side is at most this
 
 
@@ -41,7 +42,7 @@ class _ConvNetwork(nn.Module):
             )
         )
         self.norms = nn.ModuleList(_make_norm(spec.norm, width) for width in spec.widths)
-        self.activation = _ACTIVATIONS[spec.activation]()
+        self.activation = activation_module(spec.activation)
         self.is_residual = spec.is_residual_layer
         self.pools = spec.head == "pool"
         self.head = nn.Linear(spec.head_dim, spec.num_classes)
@@ -98,7 +99,7 @@ class CNN:
     image_size: int = 8
 
     def __post_init__(self) -> None:
-        _require_choice(self, "activation", tuple(_ACTIVATIONS))
+        _require_choice(self, "activation", ACTIVATION_NAMES)
         _require_choice(self, "norm", _NORMS)
         _require_choice(self, "head", _HEADS)
         require_positive(self, "in_channels", "num_classes", "widths", "image_size")
@@ -108,9 +109,9 @@ class CNN:
                 f"CNN: expected kernel_sizes to be {len(self.widths)} odd numbers, one per entry "
                 f"of widths {self.widths}, got {self.kernel_sizes}."
             )
-        if self.norm == "group" and any(width % _NUM_GROUPS for width in self.widths):
+        if self.norm == "group" and any(width % NUM_GROUPS for width in self.widths):
             raise ZooError(
-                f"CNN: norm 'group' needs widths divisible by {_NUM_GROUPS}, got {self.widths}."
+                f"CNN: norm 'group' needs widths divisible by {NUM_GROUPS}, got {self.widths}."
             )
 
     @property
@@ -193,13 +194,18 @@ class CNN:
         return (torch.rand(size, generator=generator, dtype=torch.float32),)
 
 
+def activation_module(name: str) -> nn.Module:
+    """Return the activation of that name, one of :data:`ACTIVATION_NAMES`."""
+    return _ACTIVATIONS[name]()
+
+
 def _make_norm(norm: str, width: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm2d(width)
     if norm == "layer":
         return nn.GroupNorm(1, width)
     if norm == "group":
-        return nn.GroupNorm(_NUM_GROUPS, width)
+        return nn.GroupNorm(NUM_GROUPS, width)
     return nn.Identity()
 
 

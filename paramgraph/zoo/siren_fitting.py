@@ -14,7 +14,6 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from paramgraph.errors import ZooError
 from paramgraph.zoo.siren import Siren
+from paramgraph.zoo.threads import run_in_threads
 
 __all__ = ["SirenFitter"]
 
@@ -50,7 +50,6 @@ class SirenFitter:
         steps: Number of Adam steps.
         lr: Learning rate; it falls to zero along a cosine.
         micro_batch: INRs per step call.
-        num_threads: Micro-batches in flight.
         is_compiled: Whether the step is compiled.
     """
 
@@ -59,7 +58,6 @@ class SirenFitter:
     steps: int
     lr: float
     micro_batch: int
-    num_threads: int
     is_compiled: bool
     _step: Step
 
@@ -102,9 +100,7 @@ class SirenFitter:
                     "fitting INRs with compile=True: torch.compile does not work here (see the "
                     "warning). Install a C++ compiler, or leave compile=None."
                 )
-        return cls(
-            architecture, points, steps, lr, micro_batch, torch.get_num_threads(), is_compiled, step
-        )
+        return cls(architecture, points, steps, lr, micro_batch, is_compiled, step)
 
     def fit(
         self,
@@ -127,7 +123,6 @@ class SirenFitter:
         starts = range(0, num, self.micro_batch)
 
         def work(start: int) -> None:
-            torch.set_num_threads(1)
             # A compiled step has one batch size: fill the last micro-batch with repeats.
             rows = torch.arange(start, start + self.micro_batch) % num
             own = {name: value[rows] for name, value in state.items()}
@@ -139,12 +134,7 @@ class SirenFitter:
             on_progress(kept)
 
         torch.empty(_MALLOC_WARMUP_BYTES, dtype=torch.uint8)
-        threads_before = torch.get_num_threads()
-        try:
-            with ThreadPoolExecutor(self.num_threads) as pool:
-                list(pool.map(work, starts))
-        finally:
-            torch.set_num_threads(threads_before)
+        run_in_threads(work, starts)
         return errors
 
     def _fit_micro_batch(self, state: dict[str, Tensor], targets: Tensor) -> Tensor:
@@ -284,7 +274,7 @@ def _compile_step(architecture: Siren, points: Tensor, micro_batch: int) -> tupl
     state = architecture.sample_parameters(micro_batch, torch.Generator().manual_seed(0))
     state = {name: value.to(points.dtype) for name, value in state.items()}
     targets = points.new_zeros((micro_batch, len(points), architecture.out_dim))
-    probe = SirenFitter(architecture, points, 2, 0.0, micro_batch, 1, True, step)
+    probe = SirenFitter(architecture, points, 2, 0.0, micro_batch, True, step)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(1)  # the generated code is specialised to the number of threads
     try:
