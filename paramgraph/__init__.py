@@ -4,6 +4,8 @@ The data flows along one line: ``capture`` (network to ``ParamGraph``), ``featur
 ``Values``), ``collate`` (many networks to a ``GraphBatch``), a metanetwork from ``paramgraph.nn``.
 """
 
+from paramgraph import nn, zoo
+from paramgraph.batch import GraphBatch, collate
 from paramgraph.capture import Verification, capture, verify
 from paramgraph.errors import (
     BatchError,
@@ -17,5 +19,6 @@ from paramgraph.graph import ParamGraph
 from paramgraph.structure import AxisGroup, EdgeBlock, NeuronGroup, ScaleGroup
 from paramgraph.symmetry import Symmetry
 from paramgraph.values import Values
+from paramgraph.zoo import Zoo
 
 __version__ = "0.1.0"

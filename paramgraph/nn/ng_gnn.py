@@ -1,0 +1,211 @@
+"""NG-GNN: message passing on neural graphs (PNA aggregation, FiLM messages, edge updates).
+
+The equations are the paper's code; three things differ. Normalisation is per neuron (the published
+one mixes all networks of a batch). Products that depend on one neuron are computed per neuron, not
+per edge. Weights of both directions share one dense block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from paramgraph.batch import Bucket, GraphBatch
+from paramgraph.engine import moments, receivers_of, senders_of
+from paramgraph.errors import BatchError
+from paramgraph.nn.encoders import EdgeEncoder, NeuronEncoder
+from paramgraph.nn.metanetwork import Metanetwork, network_mean
+from paramgraph.nn.standardize import Standardizer
+
+__all__ = ["NeuralGraphGNN"]
+
+
+class NeuralGraphGNN(Metanetwork):
+    """Kofinas et al.'s graph network: ``m_ij = s(e_ij) * A[x_i, x_j] + t(e_ij)``, then PNA.
+
+    Messages come from both ends of every edge; their mean, min, max and standard deviation, plain
+    and amplified by log(degree + 1) / delta, update the neuron; edges are updated from both ends.
+
+    Args:
+        out_dim: Number of outputs per network.
+        hidden_dim: Width of neuron and edge features.
+        num_layers: Message-passing layers.
+        num_frequencies: Random Fourier features of weights and biases; 0 uses the values.
+        sigma: Spread of their frequencies.
+        dropout: Between layers.
+        readout: ``"outputs"`` concatenates the output neurons (all networks must have
+            ``num_outputs`` of them), ``"mean"`` averages over all neurons.
+        num_outputs: Output neurons per network, for ``"outputs"``.
+
+    Law: the output does not change when hidden neurons are permuted.
+
+    Example:
+        >>> NeuralGraphGNN(out_dim=10).hidden_dim
+        32
+
+    References:
+        Kofinas et al. 2024, section 3, eqs. 3 and 4 (https://arxiv.org/abs/2403.12143).
+    """
+
+    log_degree: Tensor
+
+    def __init__(
+        self,
+        out_dim: int,
+        *,
+        hidden_dim: int = 32,
+        num_layers: int = 4,
+        num_frequencies: int = 128,
+        sigma: float = 0.5,
+        dropout: float = 0.0,
+        readout: str = "mean",
+        num_outputs: int = 1,
+    ) -> None:
+        super().__init__(out_dim)
+        if readout not in ("outputs", "mean"):
+            raise ValueError(f"readout must be 'outputs' or 'mean', got {readout!r}.")
+        self.hidden_dim = hidden_dim
+        self.readout = readout
+        self.num_outputs = num_outputs
+        self.standardizer = Standardizer()
+        self.neuron_encoder = NeuronEncoder(hidden_dim, num_frequencies=num_frequencies, sigma=sigma)
+        self.edge_encoder = EdgeEncoder(hidden_dim, num_frequencies=num_frequencies, sigma=sigma)
+        self.layers = nn.ModuleList(
+            _Layer(hidden_dim, dropout, is_last=i == num_layers - 1) for i in range(num_layers)
+        )
+        # Mean of log(degree + 1) over training neurons: the paper's delta.
+        self.register_buffer("log_degree", torch.tensor(math.log(17.0)))
+        read_dim = hidden_dim * num_outputs if readout == "outputs" else hidden_dim
+        self.head = nn.Sequential(
+            nn.Linear(read_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, out_dim),
+        )
+
+    @torch.no_grad()
+    def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
+        """Measure the scale of weights by role, and the mean log degree, on the training split."""
+        several = list(batches)
+        self.standardizer.fit(several)
+        total, count = 0.0, 0
+        for batch in several:
+            total += float((_degrees(batch).double() + 1).log().sum())
+            count += batch.num_neurons
+        self.log_degree.fill_(total / max(count, 1))
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Predict ``[num_networks, out_dim]``.
+
+        Raises:
+            BatchError: With ``readout="outputs"``, a network has another number of outputs.
+        """
+        neurons = self.neuron_encoder(batch, self.standardizer)
+        forward, backward = self.edge_encoder(batch, self.standardizer)
+        for layer in self.layers:
+            neurons, forward, backward = layer(batch, neurons, forward, backward, self.log_degree)
+        return self.head(self._read(batch, neurons))
+
+    def _read(self, batch: GraphBatch, neurons: Tensor) -> Tensor:
+        if self.readout == "mean":
+            return network_mean(neurons, batch.network, batch.num_networks)
+        rows = (batch.kind == 2).nonzero()[:, 0]
+        counts = torch.bincount(batch.network[rows], minlength=batch.num_networks)
+        if bool((counts != self.num_outputs).any()):
+            raise BatchError(
+                f"readout='outputs' was made for {self.num_outputs} output neurons, but networks "
+                f"of the batch have {sorted(set(counts.tolist()))}: use readout='mean'."
+            )
+        order = (batch.network[rows] * self.num_outputs + batch.identity[rows]).argsort()
+        return neurons[rows[order]].reshape(batch.num_networks, -1)
+
+
+class _Layer(nn.Module):
+    """One PNA layer with FiLM messages; then norm, SiLU, dropout and edge update, but for the last."""
+
+    def __init__(self, dim: int, dropout: float, *, is_last: bool) -> None:
+        super().__init__()
+        self.film = nn.Linear(dim, 2 * dim)
+        self.message_target = nn.Linear(dim, dim)
+        self.message_source = nn.Linear(dim, dim, bias=False)
+        self.post = nn.Linear(9 * dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.is_last = is_last
+        if not is_last:
+            self.norm = nn.LayerNorm(dim)
+            self.dropout = nn.Dropout(dropout)
+            self.edge_own = nn.Linear(dim, dim)
+            self.edge_source = nn.Linear(dim, dim)
+            self.edge_target = nn.Linear(dim, dim)
+            self.edge_out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        batch: GraphBatch,
+        neurons: Tensor,
+        forward: Tensor,
+        backward: Tensor,
+        log_degree: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        target = batch.split(self.message_target(neurons))
+        source = batch.split(self.message_source(neurons))
+        film_forward, film_backward = self.film(forward), self.film(backward)
+
+        def messages(bucket: Bucket) -> tuple[Tensor, Tensor]:
+            s, r = bucket.sender_depth, bucket.receiver_depth
+            up = receivers_of(target[r], bucket) + senders_of(source[s], bucket)
+            down = senders_of(target[s], bucket) + receivers_of(source[r], bucket)
+            return _film(film_forward, bucket, up), _film(film_backward, bucket, down)
+
+        statistics, degree = moments(batch, messages)
+        amplified = statistics * ((degree + 1).log() / log_degree.to(neurons.dtype))
+        neurons = self.out(self.post(torch.cat([neurons, statistics, amplified], dim=1)))
+        if self.is_last:
+            return neurons, forward, backward
+        neurons = self.dropout(nn.functional.silu(self.norm(neurons)))
+        ends = batch.split(self.edge_source(neurons)), batch.split(self.edge_target(neurons))
+        forward = self._update_edges(batch, forward, *ends)
+        backward = self._update_edges(batch, backward, *ends, reverse=True)
+        return neurons, forward, backward
+
+    def _update_edges(
+        self,
+        batch: GraphBatch,
+        edges: Tensor,
+        source: list[Tensor],
+        target: list[Tensor],
+        *,
+        reverse: bool = False,
+    ) -> Tensor:
+        """``L1 silu(L_e e + L_s x_source + L_t x_target)``."""
+        ends = []
+        for bucket in batch.buckets:
+            s, r = bucket.sender_depth, bucket.receiver_depth
+            if reverse:
+                both = receivers_of(source[r], bucket) + senders_of(target[s], bucket)
+            else:
+                both = senders_of(source[s], bucket) + receivers_of(target[r], bucket)
+            ends.append(both.reshape(-1, edges.shape[1]))
+        return self.edge_out(nn.functional.silu(self.edge_own(edges) + torch.cat(ends)))
+
+
+def _film(film: Tensor, bucket: Bucket, values: Tensor) -> Tensor:
+    """Scale and shift messages by what the edge says."""
+    start, end = bucket.edges
+    scale, shift = film[start:end].reshape(*bucket.block_shape, -1).chunk(2, dim=-1)
+    return torch.addcmul(shift, scale, values)
+
+
+def _degrees(batch: GraphBatch) -> Tensor:
+    """Number of edges that end at each neuron."""
+    degree = batch.neuron_values.new_zeros(batch.num_neurons)
+    for bucket in batch.buckets:
+        _, _, senders = bucket.block_shape
+        rows = bucket.receivers.numbers(degree.device) + batch.levels[bucket.receiver_depth][0]
+        degree.index_add_(0, rows, degree.new_full((bucket.receivers.length,), senders))
+    return degree

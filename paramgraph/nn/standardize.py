@@ -1,0 +1,72 @@
+"""Bring weights to unit scale by what they do, so that unseen architectures are covered.
+
+A weight is multiplied by the root of its fan-in and divided by a root mean square that is learned
+from the training split once per role (kind of edge; at the inputs, between hidden neurons, at the
+outputs), never per neuron and never per batch. Nothing is shifted: a shift would break sign types.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from paramgraph.batch import ROLES, Bucket, GraphBatch, fan_in
+from paramgraph.structure import EdgeKind
+from paramgraph.values import NUM_NEURON_CHANNELS
+
+__all__ = ["Standardizer"]
+
+
+class Standardizer(nn.Module):
+    """Unit-scale weights: ``w * sqrt(fan_in) / rms(role)``; biases and statistics likewise.
+
+    Example:
+        >>> Standardizer().edge_scale.shape
+        torch.Size([12])
+    """
+
+    edge_scale: Tensor
+    neuron_scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("edge_scale", torch.ones(len(ROLES)))
+        self.register_buffer("neuron_scale", torch.ones(NUM_NEURON_CHANNELS))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[GraphBatch]) -> None:
+        """Measure the root mean squares on training networks; roles not seen keep scale 1."""
+        squares = torch.zeros(len(ROLES), dtype=torch.float64)
+        counts = torch.zeros(len(ROLES), dtype=torch.float64)
+        neuron_squares = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
+        neuron_counts = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
+        for batch in batches:
+            for bucket in batch.buckets:
+                if bucket.kind is not EdgeKind.SKIP:
+                    role = ROLES.index(bucket.role)
+                    squares[role] += fan_in(bucket) * bucket.values.double().square().sum().cpu()
+                    counts[role] += bucket.values.numel()
+            has = batch.neuron_has.double()
+            neuron_squares += (batch.neuron_values.double().square() * has).sum(0).cpu()
+            neuron_counts += has.sum(0).cpu()
+        self.edge_scale.copy_(_root_mean(squares, counts))
+        self.neuron_scale.copy_(_root_mean(neuron_squares, neuron_counts))
+
+    def edges(self, bucket: Bucket) -> Tensor:
+        """Unit-scale values of a bucket; a skip keeps its constant."""
+        if bucket.kind is EdgeKind.SKIP:
+            return bucket.values
+        scale = self.edge_scale[ROLES.index(bucket.role)]
+        return bucket.values * (math.sqrt(fan_in(bucket)) / scale)
+
+    def neurons(self, batch: GraphBatch) -> Tensor:
+        """Unit-scale bias, running mean and variance ``[N, 3]``."""
+        return batch.neuron_values / self.neuron_scale.to(batch.dtype)
+
+
+def _root_mean(squares: Tensor, counts: Tensor) -> Tensor:
+    mean = (squares / counts.clamp(min=1)).sqrt()
+    return torch.where((counts > 0) & (mean > 0), mean, torch.ones_like(mean))

@@ -1,0 +1,195 @@
+"""Neuron updates that keep the type of a feature: free, sign, positive scale, real scale.
+
+For a neuron that may be rescaled by q, primal features transform as q h and dual ones as g / q.
+``(G z) * phi(invariants of z)`` keeps the type, because G has no bias and phi sees only what q does
+not change. Free neurons get a plain MLP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paramgraph.batch import GraphBatch
+from paramgraph.nn.metanetwork import mlp
+from paramgraph.structure import ScaleKind
+
+__all__ = ["NeuronTypes", "TypedReadout", "TypedUpdate"]
+
+FREE, SIGN, SCALE = range(3)
+
+
+@dataclass(frozen=True)
+class NeuronTypes:
+    """The type of each neuron, as far as a metanetwork keeps it.
+
+    Attributes:
+        types: ``[n]`` 0 free, 1 sign, 2 scale (positive or real).
+        present: The types that occur, so that a uniform level needs no selection.
+
+    Example:
+        >>> NeuronTypes.from_tensor(torch.tensor([0, 1, 1])).present
+        (0, 1)
+    """
+
+    types: Tensor
+    present: tuple[int, ...]
+
+    @staticmethod
+    def from_tensor(types: Tensor) -> NeuronTypes:
+        """Note which types occur."""
+        return NeuronTypes(types, tuple(types.unique().tolist()))
+
+    @staticmethod
+    def of(batch: GraphBatch, symmetry: str) -> NeuronTypes:
+        """The types of a batch under the symmetries that are to be kept."""
+        table = {kind: FREE for kind in ScaleKind}
+        if symmetry in ("sign", "scale"):
+            table[ScaleKind.SIGN] = SIGN
+            table[ScaleKind.REAL] = SIGN
+        if symmetry == "scale":
+            table[ScaleKind.POSITIVE] = SCALE
+            table[ScaleKind.REAL] = SCALE
+        lookup = torch.tensor([table[kind] for kind in ScaleKind], device=batch.scale.device)
+        return NeuronTypes.from_tensor(lookup[batch.scale])
+
+    def rows(self, start: int, end: int) -> NeuronTypes:
+        """The types of some neurons."""
+        return NeuronTypes.from_tensor(self.types[start:end])
+
+    def apply(self, functions: dict[int, object], *tensors: Tensor) -> Tensor:
+        """Run the function of each type on its neurons; rows keep their order."""
+        if len(self.present) == 1:
+            return functions[self.present[0]](*tensors)  # type: ignore[operator]
+        result = None
+        for kind in self.present:
+            index = (self.types == kind).nonzero()[:, 0]
+            part = functions[kind](*(t.index_select(0, index) for t in tensors))  # type: ignore[operator]
+            if result is None:
+                result = part.new_zeros(len(self.types), part.shape[1])
+            result = result.index_copy(0, index, part)
+        assert result is not None
+        return result
+
+
+def unit(z: Tensor) -> Tensor:
+    """z / |z| per neuron: what a positive factor does not change (0 stays 0)."""
+    return z / (z.square().sum(1, keepdim=True) + _TINY).sqrt()
+
+
+_TINY = 1e-30
+
+
+class TypedUpdate(nn.Module):
+    """New features of a neuron from its own, the message, its bias, and those of the other kind.
+
+    Args:
+        dim: Width of all features.
+        context_dim: Width of facts that no symmetry changes.
+        dropout: Inside phi.
+
+    Example:
+        >>> update = TypedUpdate(8, 4, 0.0)
+        >>> types = NeuronTypes.from_tensor(torch.ones(5, dtype=torch.long))
+        >>> x, context = torch.randn(5, 8), torch.randn(5, 4)
+        >>> plus = update(types, x, x, x, x, context)
+        >>> torch.allclose(update(types, -x, -x, -x, -x, context), -plus)
+        True
+    """
+
+    def __init__(self, dim: int, context_dim: int, dropout: float) -> None:
+        super().__init__()
+        wide = 5 * dim
+        self.free = _Gate(wide + context_dim, 2 * dim, dim, dropout)
+        self.sign_map = nn.Linear(wide, dim, bias=False)
+        self.sign_gate = _Gate(wide + context_dim, 2 * dim, dim, dropout)
+        self.scale_map = nn.Linear(3 * dim, dim, bias=False)
+        self.scale_gate = _Gate(5 * dim + context_dim, 2 * dim, dim, dropout)
+
+    def forward(
+        self,
+        types: NeuronTypes,
+        own: Tensor,
+        message: Tensor,
+        bias: Tensor,
+        other: Tensor,
+        context: Tensor,
+        *,
+        is_dual: bool = False,
+    ) -> Tensor:
+        """The change of ``own`` ``[n, dim]``; ``bias`` is primal, ``other`` of the other kind."""
+
+        def free(o: Tensor, m: Tensor, b: Tensor, x: Tensor, c: Tensor) -> Tensor:
+            return self.free(torch.cat([o, m, b, x, o * m, c], dim=1))
+
+        def sign(o: Tensor, m: Tensor, b: Tensor, x: Tensor, c: Tensor) -> Tensor:
+            z = torch.cat([o, m, b, x, o * m.abs()], dim=1)
+            return self.sign_map(z) * self.sign_gate(torch.cat([z.abs(), c], dim=1))
+
+        def scale(o: Tensor, m: Tensor, b: Tensor, x: Tensor, c: Tensor) -> Tensor:
+            # A bias scales like an activation: it may enter dual features only through products.
+            z = torch.cat([o, m, torch.zeros_like(b) if is_dual else b], dim=1)
+            partner = b * o if is_dual else b * x
+            known = torch.cat([unit(z).abs(), o * x, partner, c], dim=1)
+            return self.scale_map(z) * self.scale_gate(known)
+
+        functions = {FREE: free, SIGN: sign, SCALE: scale}
+        return types.apply(functions, own, message, bias, other, context)  # type: ignore[arg-type]
+
+
+class _Gate(nn.Module):
+    """phi: Linear, LayerNorm, SiLU, dropout, Linear, with outputs around 1."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim),
+            nn.LayerNorm(hidden_dim),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, out_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class TypedReadout(nn.Module):
+    """What no symmetry changes about a neuron: rho(h) + rho(-h) for signs, directions for scales.
+
+    Args:
+        dim: Width of h and g, and of the result.
+        context_dim: Width of facts.
+
+    Example:
+        >>> readout = TypedReadout(8, 4)
+        >>> types = NeuronTypes.from_tensor(torch.ones(5, dtype=torch.long))
+        >>> h, g, context = torch.randn(5, 8), torch.randn(5, 8), torch.randn(5, 4)
+        >>> torch.allclose(readout(types, -h, -g, context), readout(types, h, g, context))
+        True
+    """
+
+    def __init__(self, dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.free = mlp(2 * dim + context_dim, 2 * dim, dim)
+        self.sign = mlp(2 * dim + context_dim, 2 * dim, dim)
+        self.scale = mlp(3 * dim + context_dim, 2 * dim, dim)
+
+    def forward(self, types: NeuronTypes, h: Tensor, g: Tensor, context: Tensor) -> Tensor:
+        """Invariant values ``[n, dim]``."""
+
+        def free(h: Tensor, g: Tensor, c: Tensor) -> Tensor:
+            return self.free(torch.cat([h, g, c], dim=1))
+
+        def sign(h: Tensor, g: Tensor, c: Tensor) -> Tensor:
+            return 0.5 * (
+                self.sign(torch.cat([h, g, c], dim=1)) + self.sign(torch.cat([-h, -g, c], dim=1))
+            )
+
+        def scale(h: Tensor, g: Tensor, c: Tensor) -> Tensor:
+            return self.scale(torch.cat([unit(h).abs(), unit(g).abs(), h * g, c], dim=1))
+
+        functions = {FREE: free, SIGN: sign, SCALE: scale}
+        return types.apply(functions, h, g, context)  # type: ignore[arg-type]
