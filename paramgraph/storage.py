@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import secrets
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -198,27 +199,28 @@ def load_state_dict(
 
 def _load_npz(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+        # Opened here, because numpy forgets to close a file that it cannot read.
+        with path.open("rb") as handle:
+            loaded = np.load(handle, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
+            return {name: torch.from_numpy(np.array(loaded[name])) for name in loaded.files}
     except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"cannot read '{path}' as .npz without running code from it: {error}. "
             "Only plain numeric arrays are read; save them again with numpy.savez(path, **arrays)."
         ) from error
-    except AttributeError as error:  # np.load returned a bare array: an .npy file under this name
-        raise CheckpointError(
-            f"cannot read '{path}' as .npz: it holds one unnamed array. "
-            "Save it again with numpy.savez(path, **arrays)."
-        ) from error
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with warnings.catch_warnings():
+            # About the pickle protocol; what matters is whether reading succeeds.
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(
-            f"cannot read '{path}' with PyTorch's weights-only reader: {reason} "
+            f"cannot read '{path}' with PyTorch's weights-only reader: {_torch_problem(error)}. "
             "Only files of tensors are read, because a pickle can run any code when loaded. "
             "If you trust the file, save network.state_dict() alone, or use safetensors."
         ) from error
@@ -240,6 +242,14 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
                 f"is of type {type(value).__name__}. Save network.state_dict() alone."
             )
     return dict(loaded)
+
+
+def _torch_problem(error: Exception) -> str:
+    """Return the line that says what is wrong; the rest advises to switch the safety off."""
+    advice = ("Weights only load failed", "Please file an issue", "Check the documentation")
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    facts = [line for line in lines if not line.startswith(advice)]
+    return (facts or lines or [type(error).__name__])[0]
 
 
 def _assert_finite(path: Path, state: Mapping[str, Tensor]) -> None:

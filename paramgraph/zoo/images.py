@@ -72,7 +72,11 @@ def load_images(source: str | os.PathLike[str] = "digits") -> Images:
             f".npz file with arrays {', '.join(_ARRAYS)}."
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy forgets to close a file that it cannot read.
+        with path.open("rb") as handle:
+            file = np.load(handle, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
             missing = [name for name in _ARRAYS if name not in file.files]
             if missing:
                 raise ZooError(
@@ -80,7 +84,7 @@ def load_images(source: str | os.PathLike[str] = "digits") -> Images:
                     f"{', '.join(_ARRAYS)}; got {', '.join(file.files) or 'none'}."
                 )
             arrays = {name: file[name] for name in _ARRAYS}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ZooError(
             f"cannot read images from '{path}': {error}. Expected an .npz file of plain arrays."
         ) from error

@@ -26,8 +26,8 @@ from paramgraph.zoo.threads import run_in_threads
 __all__ = ["SirenFitter"]
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
-# Values in the widest layer of one micro-batch: 3 MB of float32, of which about five are live.
-_MICRO_BATCH_VALUES = 32 * 32 * 784
+# Values in the widest layer of one micro-batch: 1.6 MB of float32, of which about five are live.
+_MICRO_BATCH_VALUES = 16 * 32 * 784
 # Compiling takes about 15 s; below this much work (INRs x steps x points x width) it costs more
 # than it saves.
 _COMPILE_FROM = 2e10
