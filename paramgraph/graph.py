@@ -123,8 +123,13 @@ class ParamGraph:
             for group in self.axis_groups
         )
 
-    def features(self, state_dicts: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> Values:
-        """Read weights: one state dict, a list of them, or one dict of stacked ``[B, ...]`` tensors.
+    def features(
+        self, state_dicts: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]
+    ) -> Values:
+        """Read the weights of one or many networks.
+
+        Args:
+            state_dicts: One state dict, a list of them, or one of stacked ``[B, ...]`` tensors.
 
         Returns:
             Values of B networks, differentiable functions of the parameters.
@@ -140,10 +145,11 @@ class ParamGraph:
         Args:
             values: Entries of B networks, for example edited by a metanetwork.
             tied: A parameter with several blocks gets their ``"mean"`` or their ``"sum"``.
+
+        Returns:
+            For each parameter and alias a tensor ``[B, *shape]``.
         """
-        return write_values(
-            values, self.parameters, self.neuron_groups, self.blocks, tied=tied
-        )
+        return write_values(values, self.parameters, self.neuron_groups, self.blocks, tied=tied)
 
     def sample_symmetry(
         self,
@@ -160,6 +166,9 @@ class ParamGraph:
             permute: Draw permutations.
             scale: Draw positive scales and signs too.
             scale_range: Positive factors are log-uniform in ``[1 / scale_range, scale_range]``.
+
+        Returns:
+            A symmetry to apply to state dicts; no free axis group keeps its order.
         """
         return draw_symmetry(
             self.axis_groups,
@@ -177,7 +186,8 @@ class ParamGraph:
 
         Example:
             >>> import torch, paramgraph as pg
-            >>> print(pg.capture(torch.nn.Linear(3, 2), torch.randn(4, 3)).summary().splitlines()[0])
+            >>> graph = pg.capture(torch.nn.Linear(3, 2), torch.randn(4, 3))
+            >>> print(graph.summary().splitlines()[0])
             Linear: 5 neurons, 6 edges, 8 parameters, 10^0.0 permutations
         """
         head = (

@@ -2,13 +2,13 @@
 
 Everything here is structure: it holds no weights, and is computed once per architecture.
 
-| table          | one row per                                         | used for                       |
-|----------------|-----------------------------------------------------|--------------------------------|
-| ``AxisGroup``  | set of tensor axes that must be permuted together   | permutations                   |
-| ``ScaleGroup`` | set of neurons that can be rescaled or negated      | scale and sign symmetries      |
-| ``ParameterLayout`` | parameter or running statistic                 | applying a symmetry            |
-| ``NeuronGroup``| activation at one place in the network              | nodes and their features       |
-| ``EdgeBlock``  | parameter between two neuron groups (or a skip)     | edges and their values         |
+| table               | one row per                                     | used for             |
+|---------------------|-------------------------------------------------|----------------------|
+| ``AxisGroup``       | tensor axes that must be permuted together      | permutations         |
+| ``ScaleGroup``      | neurons that can be rescaled or negated         | scales and signs     |
+| ``ParameterLayout`` | parameter or running statistic                  | applying a symmetry  |
+| ``NeuronGroup``     | activation at one place in the network          | nodes, node features |
+| ``EdgeBlock``       | parameter between two neuron groups (or a skip) | edges, edge values   |
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Activation(Enum):
 
 
 class ScaleKind(Enum):
-    """Which factors q keep the function when a neuron is rescaled (see capture.scales).
+    """Which factors q keep the function when a neuron is rescaled.
 
     ``SIGN``: q = +-1 (tanh, sine). ``POSITIVE``: q > 0 (ReLU). ``REAL``: any q except 0
     (no activation). ``NONE``: q = 1 only.
@@ -166,8 +166,8 @@ class AxisGroup:
             permuted differently (a wreath product, as channels within the groups of a GroupNorm).
 
     Example:
-        >>> AxisGroup("layers.0", 4, free=True).log_size(num_copies=1) == math.log(24)
-        True
+        >>> round(math.exp(AxisGroup("layers.0", 4, free=True).log_size(num_copies=1)))
+        24
     """
 
     name: str

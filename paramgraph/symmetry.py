@@ -75,9 +75,7 @@ class Symmetry:
                     f"cannot apply the symmetry: {layout.name!r} has shape {tuple(tensor.shape)}, "
                     f"expected {layout.shape}."
                 )
-            for axis, (factors, scales) in enumerate(
-                zip(layout.axes, layout.scales, strict=True)
-            ):
+            for axis, (factors, scales) in enumerate(zip(layout.axes, layout.scales, strict=True)):
                 index = self._index(factors).to(tensor.device)
                 scale = self._axis_scale(factors, scales, layout.num_scaled[axis])
                 shape = [-1 if i == axis else 1 for i in range(tensor.ndim)]
@@ -175,12 +173,12 @@ def draw_symmetry(
                 order[row] = _shuffle(group.size, generator)
         orders[group.name] = order
     factors = {}
-    for row in scale_groups if scale else ():
-        draw = torch.rand(row.size, generator=generator, dtype=torch.float64)
-        if row.kind is ScaleKind.SIGN:
-            factors[row.name] = torch.where(draw < 0.5, -1.0, 1.0).to(torch.float64)
+    for scaled in scale_groups if scale else ():
+        draw = torch.rand(scaled.size, generator=generator, dtype=torch.float64)
+        if scaled.kind is ScaleKind.SIGN:
+            factors[scaled.name] = torch.where(draw < 0.5, -1.0, 1.0).to(torch.float64)
         else:
-            factors[row.name] = ((2 * draw - 1) * math.log(scale_range)).exp()
+            factors[scaled.name] = ((2 * draw - 1) * math.log(scale_range)).exp()
     return Symmetry(orders, factors, by_name, parameters, neuron_groups)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,9 @@ class Values:
             where a group has none).
 
     Example:
-        >>> Values((torch.zeros(2, 1, 3, 2, 1),), (torch.zeros(2, 2, 3), torch.zeros(2, 3, 3))).num_networks
-        2
+        >>> blocks = (torch.zeros(7, 1, 3, 2, 1),)
+        >>> Values(blocks, (torch.zeros(7, 2, 3), torch.zeros(7, 3, 3))).num_networks
+        7
     """
 
     blocks: tuple[Tensor, ...]
@@ -48,7 +50,7 @@ class Values:
         """The networks at ``rows`` (a slice is a view, an index tensor copies)."""
         return Values(tuple(b[rows] for b in self.blocks), tuple(n[rows] for n in self.neurons))
 
-    def to(self, *args: torch.device | torch.dtype | str) -> Values:
+    def to(self, *args: Any) -> Values:
         """Move or cast all tensors, as ``Tensor.to``."""
         return Values(
             tuple(b.to(*args) for b in self.blocks), tuple(n.to(*args) for n in self.neurons)
@@ -73,7 +75,7 @@ def read_values(
         Values that are differentiable functions of the given tensors.
 
     Raises:
-        GraphError: A parameter is missing or has another shape.
+        GraphError: A parameter is missing or has another shape, or there is no network at all.
 
     Example:
         >>> read_values({}, [], [], [])
@@ -149,9 +151,7 @@ def write_values(
             )
     result: dict[str, Tensor] = {}
     for layout in parameters:
-        several = parts[layout.name]
-        total = several[0] if len(several) == 1 else torch.stack(several).sum(0)
-        result[layout.name] = total / len(several) if tied == "mean" else total
+        result[layout.name] = _total(parts[layout.name], is_mean=tied == "mean")
         for alias in layout.aliases:
             result[alias] = result[layout.name]
     return result
@@ -161,37 +161,68 @@ def _stack(
     state_dicts: StateDict | Sequence[StateDict], parameters: Sequence[ParameterLayout]
 ) -> dict[str, Tensor]:
     """Stacked tensors ``[B, *shape]`` of the parameters of the graph."""
-    several = [state_dicts] if isinstance(state_dicts, Mapping) else list(state_dicts)
-    if not several:
+    if isinstance(state_dicts, Mapping):
+        # A stacked tensor has one axis more than its layout, so the two cannot be confused; the
+        # first parameter decides, and all others must agree.
+        is_stacked = _tensor(state_dicts, parameters[0]).ndim == len(parameters[0].shape) + 1
+        if is_stacked:
+            return _stacked(state_dicts, parameters)
+        state_dicts = [state_dicts]
+    if not len(state_dicts):
         raise GraphError("cannot read values: the list of state dicts is empty.")
     stacked: dict[str, Tensor] = {}
     for layout in parameters:
-        tensors = []
-        for state_dict in several:
-            if layout.name not in state_dict:
-                raise GraphError(
-                    f"the state dict has no parameter {layout.name!r} of shape "
-                    f"{_text(layout.shape)}, so it belongs to another architecture. "
-                    f"It has {len(state_dict)} tensors: {', '.join(list(state_dict)[:6])} ..."
-                )
-            tensors.append(state_dict[layout.name])
-        shape = tuple(tensors[0].shape)
-        if isinstance(state_dicts, Mapping) and shape[1:] == layout.shape and shape:
-            if len(shape) == len(layout.shape) + 1:
-                stacked[layout.name] = tensors[0]
-                continue
+        tensors = [_tensor(state_dict, layout) for state_dict in state_dicts]
         for tensor in tensors:
             if tuple(tensor.shape) != layout.shape:
-                raise GraphError(
-                    f"parameter {layout.name!r} has shape {_text(tensor.shape)}, expected "
-                    f"{_text(layout.shape)}: the state dict belongs to another architecture. "
-                    "Capture that architecture and use its graph."
-                )
+                raise _wrong_shape(layout, tensor, _text(layout.shape))
         stacked[layout.name] = torch.stack(tensors)
-    num_rows = {name: tensor.shape[0] for name, tensor in stacked.items()}
-    if len(set(num_rows.values())) > 1:
-        raise GraphError(f"stacked tensors hold different numbers of networks: {num_rows}.")
     return stacked
+
+
+def _stacked(state_dict: StateDict, parameters: Sequence[ParameterLayout]) -> dict[str, Tensor]:
+    """Check that every tensor holds the same number of networks."""
+    stacked = {layout.name: _tensor(state_dict, layout) for layout in parameters}
+    num_networks = stacked[parameters[0].name].shape[0]
+    if not num_networks:
+        raise GraphError("cannot read values: the stacked tensors hold 0 networks.")
+    for layout in parameters:
+        tensor = stacked[layout.name]
+        if tensor.ndim != len(layout.shape) + 1 or tuple(tensor.shape[1:]) != layout.shape:
+            raise _wrong_shape(layout, tensor, f"B x {_text(layout.shape)} (stacked networks)")
+        if tensor.shape[0] != num_networks:
+            raise GraphError(
+                f"stacked tensors hold different numbers of networks: {num_networks} in "
+                f"{parameters[0].name!r}, {tensor.shape[0]} in {layout.name!r}."
+            )
+    return stacked
+
+
+def _tensor(state_dict: StateDict, layout: ParameterLayout) -> Tensor:
+    if layout.name not in state_dict:
+        names = list(state_dict)
+        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        raise GraphError(
+            f"the state dict has no parameter {layout.name!r} of shape {_text(layout.shape)}, so "
+            f"it belongs to another architecture. It has {len(names)} tensors: {shown or 'none'}."
+        )
+    return state_dict[layout.name]
+
+
+def _wrong_shape(layout: ParameterLayout, tensor: Tensor, expected: str) -> GraphError:
+    return GraphError(
+        f"parameter {layout.name!r} has shape {_text(tensor.shape)}, expected {expected}: the "
+        "state dict belongs to another architecture. Capture that architecture and use its graph."
+    )
+
+
+def _total(parts: Sequence[Tensor], *, is_mean: bool) -> Tensor:
+    """Sum or mean of the blocks of one parameter."""
+    total = parts[0]
+    for part in parts[1:]:
+        # As first + differences, the mean of equal parts has exactly the same bits.
+        total = total + ((part - parts[0]) / len(parts) if is_mean else part)
+    return total
 
 
 def _read(stacked: Tensor, view: EntryView) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from paramgraph.capture.build import build_graph
 from paramgraph.capture.interpret import interpret
 from paramgraph.capture.tape import ExampleInputs, record
-from paramgraph.capture.verify import Verification, verify
+from paramgraph.capture.verify import Verification, assert_unused, verify
 from paramgraph.graph import ParamGraph
 
 __all__ = ["Verification", "capture", "verify"]
@@ -31,8 +31,8 @@ def capture(network: nn.Module, example_inputs: ExampleInputs) -> ParamGraph:
         The parameter graph: neuron groups, edge blocks, permutations, scales. It holds no weights.
 
     Raises:
-        CaptureError: The network does not run on the inputs, or uses an operation without a rule;
-            the message names operation and module.
+        CaptureError: The network does not run on the inputs, uses an operation without a rule, or
+            reads its parameters unseen; the message names operation and module.
 
     Example:
         >>> import torch
@@ -42,4 +42,6 @@ def capture(network: nn.Module, example_inputs: ExampleInputs) -> ParamGraph:
         (['input', '0', '2'], 24)
     """
     tape = record(network, example_inputs)
-    return build_graph(interpret(tape), tape, type(network).__name__)
+    graph = build_graph(interpret(tape), tape, type(network).__name__)
+    assert_unused(network, graph, example_inputs)
+    return graph

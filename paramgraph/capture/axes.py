@@ -94,30 +94,39 @@ def unify(first: Sequence[Leaf | int], second: Sequence[Leaf | int], reason: str
     """
     left, right = list(resolve(first))[::-1], list(resolve(second))[::-1]
     while left or right:
-        a = left.pop() if left else 1
-        b = right.pop() if right else 1
+        a, b = _pop(left), _pop(right)
         size_a, size_b = _size(a), _size(b)
-        if size_a == 1 or size_b == 1:
-            # A single index has nothing to permute; what is left over is compared next.
-            if size_a != size_b:
-                (right if size_a == 1 else left).append(b if size_a == 1 else a)
-                _freeze(a if size_a == 1 else b, "only one index")
-                if not (left if size_a == 1 else right):
-                    raise _misaligned(first, second, reason)
-            elif isinstance(a, Leaf) and isinstance(b, Leaf):
-                a.join(b)
-        elif size_a == size_b:
+        if size_a == size_b:
             if isinstance(a, Leaf) and isinstance(b, Leaf):
                 a.join(b)
-            else:
+            elif size_a > 1:
                 _freeze(a, reason)
                 _freeze(b, reason)
         elif size_a > size_b:
-            left.extend(_split(a, size_b, first, second, reason)[::-1])
-            right.append(b)
+            left.extend(_rest(a, size_b, bool(right), first, second, reason))
+            right.extend([b] if size_b > 1 else [])
         else:
-            right.extend(_split(b, size_a, first, second, reason)[::-1])
-            left.append(a)
+            right.extend(_rest(b, size_a, bool(left), first, second, reason))
+            left.extend([a] if size_a > 1 else [])
+
+
+def _pop(factors: list[Leaf | int]) -> Leaf | int:
+    """The next factor as it is now: a leaf may have been split or joined since it was listed."""
+    if not factors:
+        return 1
+    factors.extend(resolve([factors.pop()])[::-1])
+    return factors.pop() if factors else 1
+
+
+def _rest(
+    larger: Leaf | int, size: int, is_more: bool, first: object, second: object, reason: str
+) -> list[Leaf | int]:
+    """The larger of two factors, split after ``size``; next factor last."""
+    if size > 1:
+        return _split(larger, size, first, second, reason)[::-1]
+    if not is_more:
+        raise _misaligned(first, second, reason)
+    return [larger]  # a single index says nothing: compare with the next factor
 
 
 def regroup(
@@ -143,7 +152,7 @@ def regroup(
             factor = factors.pop()
             need = size // axis_size(have)
             if _size(factor) > need:
-                head, tail = _split(factor, need, tuple(have) + (factor,), tuple(shape), operation)
+                head, tail = _split(factor, need, (*have, factor), tuple(shape), operation)
                 factors.append(tail)
                 factor = head
             have.append(factor)

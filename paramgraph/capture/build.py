@@ -45,9 +45,7 @@ def build_graph(flow: Flow, tape: Tape, name: str) -> ParamGraph:
     sizes = {group.name: group.size for group in axis_groups}
 
     def factors(axis: Sequence[Leaf | int]) -> tuple[Factor, ...]:
-        return tuple(
-            names.get(id(f), f.size) if isinstance(f, Leaf) else f for f in resolve(axis)
-        )
+        return tuple(names.get(id(f), f.size) if isinstance(f, Leaf) else f for f in resolve(axis))
 
     scale_groups, exponents, kinds = _scales(groups)
     axis_scales = _parameter_scales(flow, groups, exponents)
@@ -139,10 +137,7 @@ def _ordered(flow: Flow) -> tuple[list[FlowGroup], list[int]]:
 def _neuron_leaves(groups: Sequence[FlowGroup]) -> set[int]:
     """Leaves that number neurons (others, such as kernel positions, are no axis groups)."""
     return {
-        id(factor)
-        for group in groups
-        for factor in resolve(group.axis)
-        if isinstance(factor, Leaf)
+        id(factor) for group in groups for factor in resolve(group.axis) if isinstance(factor, Leaf)
     }
 
 
@@ -159,10 +154,9 @@ def _axis_groups(
                     found.setdefault(id(factor), factor)
     names: dict[int, str] = {}
     for key, leaf in found.items():
-        stem = leaf.name.removesuffix(".weight").removesuffix(".bias") or leaf.name
-        name, number = stem, 2
+        name, number = leaf.name, 2
         while name in names.values():
-            name, number = f"{stem}#{number}", number + 1
+            name, number = f"{leaf.name}#{number}", number + 1
         names[key] = name
     rows = []
     for key, leaf in found.items():
@@ -266,4 +260,3 @@ def _combined(plus: ScaleExponents, minus: ScaleExponents) -> ScaleExponents:
     for name, exponent in minus:
         total[name] = total.get(name, Fraction(0)) - exponent
     return tuple((name, exponent) for name, exponent in total.items() if exponent)
-

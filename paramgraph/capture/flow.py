@@ -6,6 +6,7 @@ Rules turn tape entries into these records; ``build`` turns them into a ``ParamG
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -16,7 +17,17 @@ from paramgraph.capture.tape import TapeEntry, TensorRef
 from paramgraph.errors import CaptureError
 from paramgraph.structure import EdgeKind, EntryView, NeuronKind, NeuronRole
 
-__all__ = ["Constant", "Flow", "FlowBlock", "FlowFeature", "FlowGroup", "Hidden", "Input", "Parameter", "Value"]
+__all__ = [
+    "Constant",
+    "Flow",
+    "FlowBlock",
+    "FlowFeature",
+    "FlowGroup",
+    "Hidden",
+    "Input",
+    "Parameter",
+    "Value",
+]
 
 
 @dataclass(frozen=True)
@@ -108,13 +119,19 @@ class Value:
 
 @dataclass(frozen=True)
 class Constant(Value):
-    """A tensor whose value does not depend on inputs or parameters."""
+    """A tensor whose value does not depend on inputs or parameters.
+
+    ``is_stored``: it comes from a buffer of the state dict, so another network may hold others.
+    """
 
     tensor: Tensor
+    is_stored: bool = False
 
     def scalar(self) -> float | None:
         """Its value when it is one number, else ``None``."""
         flat = self.tensor.reshape(-1)
+        if self.is_stored and flat.numel() > 1:
+            return None  # equal values here may differ per neuron in another network
         if flat.numel() and bool((flat == flat[0]).all()):
             return float(flat[0])
         return None
@@ -141,17 +158,20 @@ class Hidden(Value):
         group: Whose neurons they are.
         chain: Pointwise functions applied since the group was made.
         owned: Whether nothing else reads the group, so that a bias or a skip can join it.
+        site: Which arrangement of positions; two values at one site can be combined elementwise.
     """
 
     group: FlowGroup
     chain: Chain = ()
     owned: bool = True
+    site: int = -1
 
 
 class Flow:
     """Everything the rules have found so far.
 
     Attributes:
+        tensors: Value of every tensor of the run.
         values: What is known of each tensor.
         groups: Neuron groups in the order of creation.
         blocks: Edge blocks.
@@ -160,7 +180,8 @@ class Flow:
         buffer_names: Name of each buffer, by its reference.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
+        self.tensors = tensors
         self.values: dict[int, Value] = {}
         self.groups: list[FlowGroup] = []
         self.blocks: list[FlowBlock] = []
@@ -168,7 +189,7 @@ class Flow:
         self.uses: dict[int, int] = {}
         self.buffer_names: dict[int, str] = {}
         self._inputs: dict[tuple[int, int], FlowGroup] = {}
-        self._tied: dict[str, tuple[FlowGroup | None, FlowGroup | None]] = {}
+        self._tied: dict[str, _Use] = {}
 
     def new_group(self, entry: TapeEntry, axis: Axis, name: str = "") -> FlowGroup:
         """A neuron group named after a parameter's module, or after the module that ran."""
@@ -183,19 +204,20 @@ class Flow:
             return stem
         return next(f"{stem}#{i}" for i in range(2, len(taken) + 3) if f"{stem}#{i}" not in taken)
 
-    def read(self, value: Value, entry: TapeEntry, size: int | None = None) -> FlowGroup:
+    def read(self, value: Value, entry: TapeEntry, axis: int = -1) -> FlowGroup:
         """The group whose neurons, after their activation, are ``value``.
 
         Args:
             value: Activations or inputs.
             entry: Who reads, for messages.
-            size: For inputs, the number of neurons (the length of the axis that is read).
+            axis: For inputs, the axis that is read: its indices are the neurons.
         """
         if isinstance(value, Input):
-            key = (value.ref.number, size or 1)
+            axis %= len(value.shape)
+            key, size = (value.ref.number, axis), value.shape[axis]
             if key not in self._inputs:
                 name = self._unique("input" if not self._inputs else f"input.{len(self._inputs)}")
-                group = FlowGroup(name, (key[1],), key[1], NeuronKind.INPUT, chain=())
+                group = FlowGroup(name, (size,), size, NeuronKind.INPUT, chain=())
                 group.forbid_scale()
                 self._inputs[key] = group
                 self.groups.append(group)
@@ -239,9 +261,7 @@ class Flow:
 
     @staticmethod
     def _restrict(group: FlowGroup, chain: Chain) -> None:
-        group.forbid_scale(
-            positive=not is_positively_homogeneous(chain), sign=not is_odd(chain)
-        )
+        group.forbid_scale(positive=not is_positively_homogeneous(chain), sign=not is_odd(chain))
 
     def add_skip(self, sender: FlowGroup, receiver: FlowGroup, constant: float) -> None:
         """A parameter-free link from each neuron to its counterpart."""
@@ -275,27 +295,35 @@ class Flow:
             FlowBlock(parameter, kind, sender, receiver, shape, positions, view, axes)
         )
         if view is not None:
-            self._tie(parameter, receiver, sender)
+            self._tie(parameter, _Use(receiver, sender, axes))
 
     def add_feature(self, role: NeuronRole, group: FlowGroup, feature: FlowFeature) -> None:
         """A value per neuron."""
         group.features[role] = feature
-        self._tie(feature.view.parameter, group, None)
+        self._tie(feature.view.parameter, _Use(group, None, (feature.axis, feature.axis)))
 
-    def _tie(self, parameter: str, receiver: FlowGroup, sender: FlowGroup | None) -> None:
-        if parameter not in self._tied:
-            self._tied[parameter] = (receiver, sender)
+    def _tie(self, parameter: str, use: _Use) -> None:
+        first = self._tied.setdefault(parameter, use)
+        if first is use:
             return
-        first_receiver, first_sender = self._tied[parameter]
-        assert first_receiver is not None
-        first_receiver.scale_with(receiver)
-        if first_sender is not None and sender is not None:
-            first_sender.scale_with(sender)
-        else:
-            # One use as a weight and another as a bias: no common rescaling is looked for.
-            for group in (first_receiver, receiver, first_sender, sender):
-                if group is not None and (first_sender is not None or sender is not None):
-                    group.forbid_scale()
+        if first.axes == use.axes and (first.sender is None) == (use.sender is None):
+            first.receiver.scale_with(use.receiver)
+            if first.sender is not None and use.sender is not None:
+                first.sender.scale_with(use.sender)
+            return
+        # Once as weight and once as bias, or once transposed: no common rescaling is looked for.
+        for group in (first.receiver, first.sender, use.receiver, use.sender):
+            if group is not None:
+                group.forbid_scale()
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One use of a parameter: the groups it joins, and which of its axes number them."""
+
+    receiver: FlowGroup
+    sender: FlowGroup | None
+    axes: tuple[int, int]
 
 
 def locate(value: Hidden | Input, axis: int, entry: TapeEntry) -> tuple[Axis, Axis, Axis]:
@@ -321,9 +349,21 @@ def locate(value: Hidden | Input, axis: int, entry: TapeEntry) -> tuple[Axis, Ax
     )
 
 
+def where(entry: TapeEntry) -> str:
+    """Operation and module, for messages."""
+    return f"{entry.operation} in module {entry.module or 'top level'!r}"
+
+
+def leaf_name(parameter: str, axis: int) -> str:
+    """Name of the axis group that a parameter introduces: ``0.weight`` gives ``0``."""
+    if axis:
+        return f"{parameter}.{axis}"
+    return parameter.removesuffix(".weight").removesuffix(".bias")
+
+
 def unsupported(entry: TapeEntry, what: str) -> CaptureError:
     """The error for something that capture cannot read yet; names operation and module."""
-    shapes = [ref.shape for ref in _refs(entry.args)]
+    shapes = [ref.shape for ref in entry_refs(entry.args)]
     return CaptureError(
         f"operation {entry.operation!r} in module {entry.module or 'top level'!r} "
         f"(input shapes {', '.join(map(str, shapes)) or 'none'}) {what}. Without a rule its neuron "
@@ -332,17 +372,15 @@ def unsupported(entry: TapeEntry, what: str) -> CaptureError:
     )
 
 
-def _refs(value: object) -> list[TensorRef]:
+def entry_refs(value: object) -> list[TensorRef]:
+    """All tensor references in the arguments of an operation, in order."""
     if isinstance(value, TensorRef):
         return [value]
     if isinstance(value, dict):
-        return [ref for item in value.values() for ref in _refs(item)]
+        return [ref for item in value.values() for ref in entry_refs(item)]
     if isinstance(value, list | tuple):
-        return [ref for item in value for ref in _refs(item)]
+        return [ref for item in value for ref in entry_refs(item)]
     return []
-
-
-entry_refs = _refs
 
 
 def _size(factor: Leaf | int) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import paramgraph.capture.rules_arithmetic
-import paramgraph.capture.rules_norm  # noqa: F401  (both register their rules)
+import paramgraph.capture.rules_arithmetic  # noqa: F401  (registers its rules)
+import paramgraph.capture.rules_norm  # noqa: F401  (registers its rules)
 from paramgraph.capture.axes import Axis, Leaf, resolve
 from paramgraph.capture.flow import (
     Constant,
@@ -11,8 +11,8 @@ from paramgraph.capture.flow import (
     Hidden,
     Input,
     Parameter,
-    Value,
     entry_refs,
+    leaf_name,
     unsupported,
 )
 from paramgraph.capture.rules import RULES, pointwise
@@ -46,7 +46,8 @@ def interpret(tape: Tape) -> Flow:
     Raises:
         CaptureError: An operation has no rule, or a rule does not cover this use of it.
     """
-    flow = Flow()
+    _assert_nothing_escapes(tape)
+    flow = Flow(tape.tensors)
     entries = live_entries(tape)
     for entry in entries:
         for ref in entry_refs(entry.args):
@@ -55,11 +56,11 @@ def interpret(tape: Tape) -> Flow:
         flow.uses[ref.number] = flow.uses.get(ref.number, 0) + 1
     for ref in tape.constants:
         axes: tuple[Axis, ...] = tuple((size,) for size in ref.shape)
-        flow.values[ref.number] = Constant(ref, axes, tape.tensors[ref.number])
-    for name, ref in tape.parameters.items():
-        axes = tuple(
-            (Leaf(name if i == 0 else f"{name}.{i}", size),) for i, size in enumerate(ref.shape)
+        flow.values[ref.number] = Constant(
+            ref, axes, tape.tensors[ref.number], is_stored=ref.number in tape.stored
         )
+    for name, ref in tape.parameters.items():
+        axes = tuple((Leaf(leaf_name(name, axis), size),) for axis, size in enumerate(ref.shape))
         flow.parameter_axes[name] = axes
         if name in tape.buffers:
             flow.buffer_names[ref.number] = name
@@ -74,9 +75,25 @@ def interpret(tape: Tape) -> Flow:
     return flow
 
 
+def _assert_nothing_escapes(tape: Tape) -> None:
+    """Refuse numbers that leave the tape (``item()``, ``if tensor``): nobody knows their use."""
+    depends = {ref.number for name, ref in tape.parameters.items() if name not in tape.buffers}
+    for entry in tape.entries:
+        if depends.isdisjoint(ref.number for ref in entry_refs(entry.args)):
+            continue
+        if any(ref is None for ref in entry.outputs):
+            raise unsupported(
+                entry,
+                "hands a number that depends on the parameters to Python (item(), float() or a "
+                "condition), where it cannot be followed",
+            )
+        depends |= {ref.number for ref in entry.outputs if ref is not None}
+
+
 def _apply(flow: Flow, tape: Tape, entry: TapeEntry) -> None:
     operands = [flow.values[ref.number] for ref in entry_refs(entry.args)]
-    if any(isinstance(value, Hidden | Parameter) for value in operands):
+    has_statistics = entry.args.get("running_mean") is not None
+    if has_statistics or any(isinstance(value, Hidden | Parameter) for value in operands):
         if rule := RULES.get(entry.operation):
             result = rule(flow, entry)
         elif entry.is_pointwise:
@@ -93,10 +110,13 @@ def _apply(flow: Flow, tape: Tape, entry: TapeEntry) -> None:
         if ref is not None:
             # Made from inputs and constants alone: as good as an input, or a constant.
             axes = tuple((size,) for size in ref.shape)
-            known = all(isinstance(value, Constant) for value in operands)
-            flow.values[ref.number] = (
-                Constant(ref, axes, tape.tensors[ref.number]) if known else Input(ref, axes)
-            )
+            known = [value for value in operands if isinstance(value, Constant)]
+            if len(known) < len(operands):
+                flow.values[ref.number] = Input(ref, axes)
+                continue
+            is_stored = any(value.is_stored for value in known)
+            tensor = tape.tensors[ref.number]
+            flow.values[ref.number] = Constant(ref, axes, tensor, is_stored)
 
 
 def _finish_outputs(flow: Flow, tape: Tape) -> None:
@@ -104,6 +124,11 @@ def _finish_outputs(flow: Flow, tape: Tape) -> None:
     found = False
     for number, ref in enumerate(tape.outputs):
         value = flow.values[ref.number]
+        if isinstance(value, Parameter):
+            raise CaptureError(
+                f"network output {number} is the parameter {value.name!r} itself, so no symmetry "
+                "of it keeps the outputs. Return activations only."
+            )
         if not isinstance(value, Hidden):
             continue
         found = True

@@ -7,6 +7,7 @@ on inputs and constants alone need no rule: their result is again an input or a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from paramgraph.capture.activations import token
@@ -20,6 +21,7 @@ from paramgraph.capture.flow import (
     Value,
     locate,
     unsupported,
+    where,
 )
 from paramgraph.capture.tape import TapeEntry, TensorRef
 
@@ -64,7 +66,7 @@ def moved(flow: Flow, value: Hidden | Input, ref: TensorRef, axes: tuple[Axis, .
     if isinstance(value, Input):
         return Input(ref, axes)
     owned = value.owned and flow.uses[value.ref.number] <= 1
-    return Hidden(ref, axes, value.group, value.chain, owned)
+    return Hidden(ref, axes, value.group, value.chain, owned, site=ref.number)
 
 
 def _describe(value: Value | None) -> str:
@@ -84,7 +86,7 @@ def first_output(entry: TapeEntry) -> TensorRef:
 # --------------------------------------------------------------------------- moving, no arithmetic
 
 
-@rule("detach", "clone", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout")
+@rule("detach", "clone", "alias", "contiguous", "_to_copy", "lift_fresh")
 def _same(flow: Flow, entry: TapeEntry) -> Value:
     name = next(iter(entry.args))
     value = operand(flow, entry, name)
@@ -92,7 +94,12 @@ def _same(flow: Flow, entry: TapeEntry) -> Value:
     if isinstance(value, Parameter):
         return Parameter(ref, value.axes, value.name, value.dims)
     known = activations(flow, entry, name)
-    return moved(flow, known, ref, known.axes)
+    if not flow.tensors[ref.number].is_floating_point():
+        raise unsupported(entry, f"turns activations into {flow.tensors[ref.number].dtype}")
+    result = moved(flow, known, ref, known.axes)
+    if isinstance(result, Hidden) and isinstance(known, Hidden):
+        return replace(result, site=known.site)
+    return result
 
 
 @rule("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze")
@@ -102,7 +109,7 @@ def _reshape(flow: Flow, entry: TapeEntry) -> Value:
     if isinstance(value, Parameter):
         return _reshape_parameter(value, ref, entry)
     known = activations(flow, entry, "self")
-    axes = tuple(regroup(known.axes, ref.shape, entry.operation))
+    axes = tuple(regroup(known.axes, ref.shape, where(entry)))
     return moved(flow, known, ref, axes)
 
 
@@ -193,7 +200,14 @@ def _spatial(flow: Flow, entry: TapeEntry) -> Value:
     ref = first_output(entry)
     num_spatial = int(next(c for c in entry.operation if c.isdigit()))
     keep = len(ref.shape) - num_spatial
-    return _resized(flow, value, entry, ref, keep, is_max="max" in entry.operation)
+    is_linear = "max" not in entry.operation
+    # Zeros at the border enter the average: a bias in front of it is not a bias behind it.
+    keeps_bias = is_linear and not any(_numbers(entry.args.get("padding", 0)))
+    return _resized(flow, value, entry, ref, keep, is_linear=is_linear, keeps_bias=keeps_bias)
+
+
+def _numbers(value: int | list[int]) -> list[int]:
+    return [value] if isinstance(value, int) else value
 
 
 @rule("constant_pad_nd")
@@ -203,23 +217,44 @@ def _pad(flow: Flow, entry: TapeEntry) -> Value:
     keep = len(ref.shape) - len(entry.args["pad"]) // 2
     if entry.args.get("value"):
         raise unsupported(entry, "pads with a value other than 0")
-    return _resized(flow, value, entry, ref, keep, is_max=False)
+    return _resized(flow, value, entry, ref, keep, is_linear=True, keeps_bias=False)
 
 
 def _resized(
-    flow: Flow, value: Hidden | Input, entry: TapeEntry, ref: TensorRef, keep: int, *, is_max: bool
+    flow: Flow,
+    value: Hidden | Input,
+    entry: TapeEntry,
+    ref: TensorRef,
+    keep: int,
+    *,
+    is_linear: bool,
+    keeps_bias: bool,
 ) -> Value:
     """Axes from ``keep`` on are positions that change their number."""
     for axis in range(keep, len(value.shape)):
         if any(not isinstance(f, int) and f.size > 1 for f in resolve(value.axes[axis])):
             raise unsupported(entry, f"treats the neurons on axis {axis} as positions")
     axes = value.axes[:keep] + tuple((size,) for size in ref.shape[keep:])
+    return _after_reduction(flow, value, ref, axes, is_linear=is_linear, keeps_bias=keeps_bias)
+
+
+def _after_reduction(
+    flow: Flow,
+    value: Hidden | Input,
+    ref: TensorRef,
+    axes: tuple[Axis, ...],
+    *,
+    is_linear: bool,
+    keeps_bias: bool,
+) -> Value:
+    """The neurons after positions were combined."""
     result = moved(flow, value, ref, axes)
-    if is_max and isinstance(result, Hidden):
-        # max(-x) is not -max(x), and a later bias or skip may not move in front of it.
-        result.group.forbid_scale(positive=False)
-        result = Hidden(ref, axes, result.group, result.chain, owned=False)
-    return result
+    if not isinstance(result, Hidden):
+        return result
+    if not is_linear:
+        result.group.forbid_scale(positive=False)  # max(-x) is not -max(x)
+    # Otherwise a later bias or skip may not move in front of the reduction.
+    return result if keeps_bias else replace(result, owned=False)
 
 
 @rule("mean", "sum", "amax", "amin", "max")
@@ -240,11 +275,11 @@ def _reduce(flow: Flow, entry: TapeEntry) -> Value:
             axes.append(value.axes[axis])
         elif keep:
             axes.append(())
-    result = moved(flow, value, ref, tuple(axes))
-    if isinstance(result, Hidden) and not entry.operation.endswith(("mean", "sum")):
-        result.group.forbid_scale(positive=False)
-        return Hidden(ref, tuple(axes), result.group, result.chain, owned=False)
-    return result
+    is_linear = entry.operation in ("aten.mean", "aten.sum")
+    keeps_bias = entry.operation == "aten.mean"
+    return _after_reduction(
+        flow, value, ref, tuple(axes), is_linear=is_linear, keeps_bias=keeps_bias
+    )
 
 
 # ------------------------------------------------------------------------------------- activations
@@ -262,6 +297,8 @@ def pointwise(flow: Flow, entry: TapeEntry) -> Value:
         if isinstance(v, int | float) and not isinstance(v, bool)
     ]
     name = entry.operation.removeprefix("aten.")
+    if not isinstance(next(iter(entry.args.values())), TensorRef):
+        name = f"r{name}"  # 2 ** x is not x ** 2
     if name == "gelu" or (name == "elu" and numbers[1:] == [1, 1]):
         numbers = []
     return with_step(flow, value, entry, token(name, numbers))
@@ -269,8 +306,11 @@ def pointwise(flow: Flow, entry: TapeEntry) -> Value:
 
 def with_step(flow: Flow, value: Hidden, entry: TapeEntry, step: str) -> Hidden:
     """The same neurons after one more pointwise function."""
+    ref = first_output(entry)
+    if ref.shape != value.shape:
+        raise unsupported(entry, f"repeats neurons: the result has shape {ref.shape}")
     owned = value.owned and flow.uses[value.ref.number] <= 1
-    return Hidden(first_output(entry), value.axes, value.group, (*value.chain, step), owned)
+    return replace(value, ref=ref, chain=(*value.chain, step), owned=owned)
 
 
 @rule("hardswish", "log_sigmoid_forward")
@@ -298,7 +338,7 @@ def broadcast(flow: Flow, entry: TapeEntry, a: Value, b: Value) -> tuple[Axis, .
         size = ref.shape[-back]
         have = [v.axes[-back] for v in (a, b) if back <= len(v.shape) and v.shape[-back] == size]
         if len(have) == 2:
-            unify(have[0], have[1], f"{entry.operation} in module {entry.module or 'top level'!r}")
+            unify(have[0], have[1], where(entry))
         # An axis that numbers neurons says more than one that numbers positions.
         named = [axis for axis in have if any(not isinstance(f, int) for f in resolve(axis))]
         axes.append((named or have or [(size,)])[0])

@@ -16,8 +16,10 @@ from paramgraph.capture.flow import (
     Input,
     Parameter,
     Value,
+    leaf_name,
     locate,
     unsupported,
+    where,
 )
 from paramgraph.capture.rules import (
     activations,
@@ -66,33 +68,34 @@ def _dense(
     *,
     parameter_on_left: bool,
 ) -> Hidden:
-    """y = x W, or W x: contract the neurons of x, make a group of the other axis of W."""
+    """Contract the neurons of x in x W or W x, make a group of the other axis of W."""
     rank = len(weight.shape)
     contracted, kept = (rank - 1, rank - 2) if parameter_on_left else (rank - 2, rank - 1)
     axis = rank - 2 if parameter_on_left else rank - 1
     if len(weight.dims[contracted]) != 1 or len(weight.dims[kept]) != 1:
         raise unsupported(entry, f"uses parameter {weight.name!r} reshaped, not as it is")
-    where = f"{entry.operation} in module {entry.module or 'top level'!r}"
-    for other, factors in enumerate(value.axes):
-        if other != axis and any(isinstance(f, Leaf) and f.size > 1 for f in resolve(factors)):
-            raise unsupported(entry, f"has neurons on axis {other} as well as on axis {axis}")
-    unify(weight.axes[contracted], value.axes[axis], where)
+    if any(size != 1 for size in weight.shape[:-2]):
+        raise unsupported(entry, f"stacks several matrices in parameter {weight.name!r}")
+    for index, factors in enumerate(value.axes):
+        if index != axis and any(isinstance(f, Leaf) and f.size > 1 for f in resolve(factors)):
+            raise unsupported(entry, f"has neurons on axis {index} as well as on axis {axis}")
+    unify(weight.axes[contracted], value.axes[axis], where(entry))
     before, _, after = locate(value, axis, entry)
-    sender = flow.read(value, entry, axis_size(value.axes[axis]))
+    sender = flow.read(value, entry, axis)
     receiver = flow.new_group(entry, weight.axes[kept], weight.name)
     positions = _grid([axis_size((f,)) for f in (*before, *after)])
     outer, inner = axis_size(before), axis_size(after)
     sizes = (outer, sender.size, inner)
     out_dim, in_dim = weight.dims[kept][0], weight.dims[contracted][0]
-    other = [1] * (len(flow.parameter_axes[weight.name]) - 2)
+    ones = [1] * (len(flow.parameter_axes[weight.name]) - 2)
     if in_dim > out_dim:
         split, order = (receiver.size, *sizes), (0, 2, 1, 3)
     else:
         split, order = (*sizes, receiver.size), (3, 1, 0, 2)
     view = EntryView(
         weight.name,
-        (*split, *other),
-        (*order, *range(4, 4 + len(other))),
+        (*split, *ones),
+        (*order, *range(4, 4 + len(ones))),
         (1, receiver.size, sender.size, len(positions)),
     )
     flow.add_block(
@@ -106,7 +109,8 @@ def _dense(
     )
     axes = list(value.axes)
     axes[axis] = weight.axes[kept]
-    return Hidden(first_output(entry), tuple(axes), receiver)
+    ref = first_output(entry)
+    return Hidden(ref, tuple(axes), receiver, site=ref.number)
 
 
 def _grid(sizes: list[int]) -> tuple[tuple[float, float], ...]:
@@ -137,15 +141,14 @@ def _convolution(flow: Flow, entry: TapeEntry) -> Value:
     for axis in range(2, len(value.shape)):
         if any(isinstance(f, Leaf) and f.size > 1 for f in resolve(value.axes[axis])):
             raise unsupported(entry, f"slides over the neurons on axis {axis}")
-    where = f"{entry.operation} in module {entry.module or 'top level'!r}"
     depthwise = groups == channels == weight.shape[0] and groups > 1
     if groups != 1 and not depthwise:
         raise unsupported(entry, f"is a grouped convolution ({groups} groups, {channels} channels)")
-    unify(value.axes[1], weight.axes[0 if depthwise else 1], where)
+    unify(value.axes[1], weight.axes[0 if depthwise else 1], where(entry))
     before, _, after = locate(value, 1, entry)
     if before or after:
         raise unsupported(entry, "has channels that are mixed with positions")
-    sender = flow.read(value, entry, channels)
+    sender = flow.read(value, entry, 1)
     receiver = flow.new_group(entry, weight.axes[0], weight.name)
     kernel = list(weight.shape[2:])
     step = [1] * (2 - spatial) + list(entry.args["dilation"])
@@ -170,10 +173,11 @@ def _convolution(flow: Flow, entry: TapeEntry) -> Value:
         weight.axes[0],
         *((size,) for size in ref.shape[2:]),
     )
-    result = Hidden(ref, axes, receiver)
+    result = Hidden(ref, axes, receiver, site=ref.number)
     bias = operand(flow, entry, "bias")
     if isinstance(bias, Parameter):
-        _add_bias(flow, entry, result, bias, axis=1)
+        feature = per_neuron(flow, entry, receiver, bias, axes[1])
+        flow.add_feature(NeuronRole.BIAS, receiver, feature)
     elif bias is not None:
         raise unsupported(entry, "adds a bias that is not a plain parameter")
     return result
@@ -201,12 +205,25 @@ def per_neuron(
     return FlowFeature(view, long[0] if long else 0)
 
 
-def _add_bias(
-    flow: Flow, entry: TapeEntry, value: Hidden, parameter: Parameter, axis: int | None = None
-) -> None:
-    where = _neuron_axis(value, entry) if axis is None else axis
-    feature = per_neuron(flow, entry, value.group, parameter, value.axes[where])
+def _add_bias(flow: Flow, entry: TapeEntry, value: Hidden, parameter: Parameter) -> None:
+    axis = _neuron_axis(value, entry)
+    _assert_along(value, axis, parameter, entry)
+    feature = per_neuron(flow, entry, value.group, parameter, value.axes[axis])
     flow.add_feature(NeuronRole.BIAS, value.group, feature)
+
+
+def _assert_along(value: Hidden, axis: int, parameter: Parameter, entry: TapeEntry) -> None:
+    """Refuse a parameter that is broadcast along another axis, which may have the same length."""
+    back = len(value.shape) - axis
+    if math.prod(first_output(entry).shape) != math.prod(value.shape):
+        raise unsupported(entry, f"repeats the neurons {value.group.name!r}")
+    long = {len(parameter.shape) - i for i, size in enumerate(parameter.shape) if size != 1}
+    if not long <= {back}:
+        raise unsupported(
+            entry,
+            f"combines parameter {parameter.name!r} of shape {parameter.shape} with axes of a "
+            f"tensor of shape {value.shape} other than its neurons (axis {axis})",
+        )
 
 
 def _neuron_axis(value: Hidden, entry: TapeEntry) -> int:
@@ -251,7 +268,8 @@ def _add(flow: Flow, entry: TapeEntry) -> Value:
         return _add_parameter(flow, entry, b, a, factor)
     if isinstance(a, Hidden | Input) and isinstance(b, Hidden | Input):
         if isinstance(a, Hidden) and isinstance(b, Hidden) and a.group is b.group:
-            return _same_group(flow, entry, a, b)
+            if a.site == b.site and a.shape == b.shape:
+                return _same_group(flow, entry, a, b)
         return _join(flow, entry, a, b, factor)
     kinds = " and ".join(type(v).__name__.lower() for v in (a, b))
     raise unsupported(entry, f"adds {kinds}, which has no rule yet")
@@ -262,46 +280,44 @@ def _add_parameter(
 ) -> Hidden:
     if factor != 1:
         raise unsupported(entry, f"subtracts or scales the bias {parameter.name!r}")
+    _assert_along(value, _neuron_axis(value, entry), parameter, entry)
     axes = broadcast(flow, entry, value, parameter)
     ref = first_output(entry)
-    target = Hidden(ref, axes, value.group, value.chain)
+    target = Hidden(ref, axes, value.group, value.chain, site=ref.number)
     if not _is_owned(flow, value) or NeuronRole.BIAS in value.group.features:
         group = flow.new_group(entry, value.group.axis, parameter.name)
         flow.add_skip(flow.read(value, entry), group, 1.0)
-        target = Hidden(ref, axes, group)
+        target = Hidden(ref, axes, group, site=ref.number)
     _add_bias(flow, entry, target, parameter)
     return target
 
 
 def _same_group(flow: Flow, entry: TapeEntry, a: Hidden, b: Hidden) -> Hidden:
     """Two functions of the same neurons, combined: again a function of these neurons."""
-    broadcast(flow, entry, a, b)
-    if a.shape != b.shape:
+    if a.site != b.site or a.shape != b.shape:
         raise unsupported(entry, "combines neurons with themselves at other positions")
     name = entry.operation.removeprefix("aten.")
     extra = entry.args.get("alpha", 1)
     step = f"{name}[{' '.join(a.chain)}|{' '.join(b.chain)}]" + ("" if extra == 1 else f"({extra})")
     ref = first_output(entry)
-    return Hidden(ref, a.axes, a.group, (step,), owned=False)
+    return Hidden(ref, a.axes, a.group, (step,), owned=False, site=a.site)
 
 
 def _join(
     flow: Flow, entry: TapeEntry, a: Hidden | Input, b: Hidden | Input, factor: float
 ) -> Hidden:
     """A residual addition a + factor * b: a skip into the group that nobody else reads."""
-    axes = broadcast(flow, entry, a, b)
     ref = first_output(entry)
     hidden = a if isinstance(a, Hidden) else b
     assert isinstance(hidden, Hidden)
-    place = _neuron_axis(Hidden(ref, axes, hidden.group), entry)
+    # Axes are counted from the end, as broadcasting does.
+    place = _neuron_axis(hidden, entry) - len(hidden.shape)
     for value in (a, b):
-        if value.shape[place - len(ref.shape)] != ref.shape[place]:
+        if isinstance(value, Hidden) and _neuron_axis(value, entry) - len(value.shape) != place:
+            raise unsupported(entry, "adds values whose neurons stand on different axes")
+        if len(value.shape) < -place or value.shape[place] != ref.shape[place]:
             raise unsupported(entry, "adds a tensor that is broadcast over neurons")
-        if isinstance(value, Hidden):
-            mine, theirs = resolve(value.group.axis), resolve(hidden.group.axis)
-            if value.group.size != hidden.group.size or len(mine) != len(theirs):
-                raise unsupported(entry, "adds values whose neurons stand on different axes")
-    size = ref.shape[place]
+    axes = broadcast(flow, entry, a, b)
     if _is_owned(flow, a):
         assert isinstance(a, Hidden)
         target, links = a.group, [(b, factor)]
@@ -311,20 +327,20 @@ def _join(
     else:
         target, links = flow.new_group(entry, hidden.group.axis), [(a, 1.0), (b, factor)]
     for value, constant in links:
-        flow.add_skip(flow.read(value, entry, size), target, constant)
-    return Hidden(ref, axes, target)
+        flow.add_skip(flow.read(value, entry, place), target, constant)
+    return Hidden(ref, axes, target, site=ref.number)
 
 
 @rule("mul", "div")
 def _multiply(flow: Flow, entry: TapeEntry) -> Value:
     a, b = operand(flow, entry, "self"), operand(flow, entry, "other")
     divide = entry.operation == "aten.div"
+    if entry.args.get("rounding_mode"):
+        raise unsupported(entry, "rounds the quotient")
     if isinstance(a, Hidden):
         constant = number(b if b is not None else entry.args.get("other"))
         if constant is not None and not (divide and constant == 0):
-            return with_step(
-                flow, a, entry, token("mul", [1 / constant if divide else constant])
-            )
+            return with_step(flow, a, entry, token("mul", [1 / constant if divide else constant]))
     if isinstance(b, Hidden) and not divide:
         constant = number(a)
         if constant is not None:
@@ -334,12 +350,12 @@ def _multiply(flow: Flow, entry: TapeEntry) -> Value:
     if not divide:
         for value, parameter in ((a, b), (b, a)):
             if isinstance(value, Hidden) and isinstance(parameter, Parameter):
+                axis = _neuron_axis(value, entry)
+                _assert_along(value, axis, parameter, entry)
                 axes = broadcast(flow, entry, value, parameter)
-                moved = Hidden(first_output(entry), axes, value.group)
-                return gain(flow, entry, value, parameter, axes, _neuron_axis(moved, entry))
-    kinds = " and ".join(
-        type(v).__name__.lower() if v is not None else "a number" for v in (a, b)
-    )
+                place = axis + len(axes) - len(value.axes)
+                return gain(flow, entry, value, parameter, axes, place)
+    kinds = " and ".join(type(v).__name__.lower() if v is not None else "a number" for v in (a, b))
     raise unsupported(entry, f"{'divides' if divide else 'multiplies'} {kinds}")
 
 
@@ -353,10 +369,10 @@ def gain(
 ) -> Hidden:
     """y_i = w_i x_i: a new group, reached by one edge per neuron (all 1 without a weight)."""
     name = weight.name if weight is not None else ""
-    sender = flow.read(value, entry, axis_size(axes[axis]))
+    sender = flow.read(value, entry, axis)
     if isinstance(value, Input):
         # Scaled inputs are neurons of their own, as fixed in their order as the inputs are.
-        leaf = Leaf(name or entry.module, sender.size)
+        leaf = Leaf(leaf_name(name, 0) or entry.module, sender.size)
         leaf.freeze("network input")
         axes = (*axes[:axis], (leaf,), *axes[axis + 1 :])
     group = flow.new_group(entry, axes[axis], name)
@@ -373,4 +389,5 @@ def gain(
         axes=(place, place),
         shape=(group.size, 1, 1),
     )
-    return Hidden(first_output(entry), axes, group)
+    ref = first_output(entry)
+    return Hidden(ref, axes, group, site=ref.number)

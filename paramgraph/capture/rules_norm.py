@@ -7,7 +7,7 @@ sign is free), the output can be rescaled through gain and shift.
 
 from __future__ import annotations
 
-from paramgraph.capture.axes import axis_size, regroup, resolve
+from paramgraph.capture.axes import Axis, Leaf, axis_size, regroup, resolve
 from paramgraph.capture.flow import (
     Flow,
     Hidden,
@@ -16,6 +16,7 @@ from paramgraph.capture.flow import (
     Value,
     locate,
     unsupported,
+    where,
 )
 from paramgraph.capture.rules import activations, operand, rule
 from paramgraph.capture.rules_arithmetic import gain, per_neuron
@@ -30,13 +31,19 @@ def _batch_norm(flow: Flow, entry: TapeEntry) -> Value:
     value = activations(flow, entry, "input")
     if entry.args.get("training", False) or entry.args.get("running_mean") is None:
         raise unsupported(entry, "normalises by statistics of the batch, not by stored ones")
-    sender = flow.read(value, entry, value.shape[1])
+    sender = flow.read(value, entry, 1)
     if NeuronRole.MEAN in sender.features:
         # A second normalisation of the same neurons has statistics of its own.
-        copy = flow.new_group(entry, sender.axis)
+        axis: Axis = value.axes[1]
+        if isinstance(value, Input):
+            leaf = Leaf(entry.module, sender.size)
+            leaf.freeze("network input")
+            axis = (leaf,)
+        copy = flow.new_group(entry, axis)
         flow.add_skip(sender, copy, 1.0)
         sender = copy
-        value = Hidden(value.ref, value.axes, copy)
+        axes = (value.axes[0], axis, *value.axes[2:])
+        value = Hidden(value.ref, axes, copy, site=value.ref.number)
     for argument, role in (("running_mean", NeuronRole.MEAN), ("running_var", NeuronRole.VARIANCE)):
         statistic = operand(flow, entry, argument)
         name = flow.buffer_names.get(statistic.ref.number) if statistic else None
@@ -57,7 +64,7 @@ def _layer_norm(flow: Flow, entry: TapeEntry) -> Value:
     before, _, after = locate(value, axis, entry)
     if before or after:
         raise unsupported(entry, "normalises over neurons and positions together")
-    flow.read(value, entry, value.shape[axis]).forbid_scale()
+    flow.read(value, entry, axis).forbid_scale()
     return _affine(flow, entry, value, axis)
 
 
@@ -69,12 +76,12 @@ def _group_norm(flow: Flow, entry: TapeEntry) -> Value:
     if before or after:
         raise unsupported(entry, "has channels that are mixed with positions")
     if 1 < num_groups < channels and len(resolve(value.axes[1])) == 1:
-        regroup([value.axes[1]], (num_groups, channels // num_groups), entry.operation)
+        regroup([value.axes[1]], (num_groups, channels // num_groups), where(entry))
     elif 1 < num_groups < channels:
         major = resolve(value.axes[1])[0]
         if axis_size((major,)) != num_groups:
             raise unsupported(entry, f"has {num_groups} groups that cut through other groups")
-    flow.read(value, entry, channels).forbid_scale()
+    flow.read(value, entry, 1).forbid_scale()
     return _affine(flow, entry, value, 1)
 
 
@@ -88,10 +95,9 @@ def _affine(flow: Flow, entry: TapeEntry, value: Hidden | Input, axis: int) -> H
     result = gain(flow, entry, value, weight, value.axes, axis)
     if weight is None:
         # Without a gain only the sign can pass, through the normalisation itself.
-        result.group.scale_with(flow.read(value, entry))
+        result.group.scale_with(flow.read(value, entry, axis))
         result.group.forbid_scale(sign=False)
     if isinstance(bias, Parameter):
         feature = per_neuron(flow, entry, result.group, bias, result.axes[axis])
         flow.add_feature(NeuronRole.BIAS, result.group, feature)
     return result
-

@@ -7,17 +7,29 @@ Recording below ``nn.Module`` means that a hand-written ``forward`` is read as w
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from paramgraph.errors import CaptureError
 
-__all__ = ["ExampleInputs", "Tape", "TapeEntry", "TensorRef", "record", "run_network"]
+__all__ = [
+    "ExampleInputs",
+    "Tape",
+    "TapeEntry",
+    "TensorRef",
+    "evaluation_copy",
+    "output_tensors",
+    "record",
+    "run_network",
+]
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
@@ -43,7 +55,7 @@ class TapeEntry:
     Attributes:
         operation: For example ``aten.convolution`` (in-place variants carry the plain name).
         args: Positional arguments by the operation's schema, tensors replaced by references.
-        outputs: References of the tensors it returned.
+        outputs: References of what it returned, ``None`` for a number.
         module: Path of the module that ran it.
         is_pointwise: Whether PyTorch tags it as elementwise.
     """
@@ -64,20 +76,32 @@ class Tape:
         parameters: Reference of each parameter and buffer, by its first name.
         aliases: Further names of tied tensors.
         buffers: Names that are buffers.
+        stored: References of buffers that are in the state dict, so differ between networks.
         inputs: References of the example inputs.
         outputs: References of the tensors that the network returned.
         constants: Tensors that came from nowhere on the tape: buffers, or made before the run.
-        tensors: Every tensor of the run, by the number of its reference.
+        tensors: Value of every reference, by its number.
     """
 
     entries: list[TapeEntry] = field(default_factory=list)
     parameters: dict[str, TensorRef] = field(default_factory=dict)
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     buffers: set[str] = field(default_factory=set)
+    stored: set[int] = field(default_factory=set)
     inputs: list[TensorRef] = field(default_factory=list)
     outputs: list[TensorRef] = field(default_factory=list)
     constants: list[TensorRef] = field(default_factory=list)
     tensors: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class _Storage:
+    """A piece of memory, the tensors that view it, and the references to its present values."""
+
+    address: int
+    size_bytes: int
+    views: dict[int, Tensor] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
 
 
 class _Recorder(TorchDispatchMode):
@@ -87,7 +111,8 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.tape = tape
         self.refs: dict[int, TensorRef] = {}
-        self.by_storage: dict[int, set[int]] = {}
+        self.kept: list[Tensor] = []
+        self.storages: dict[int, _Storage] = {}
         self.stale: dict[int, str] = {}
         self.count = 0
         self.modules: list[str] = [""]
@@ -96,6 +121,7 @@ class _Recorder(TorchDispatchMode):
         """The reference of a tensor; one never seen before is a constant."""
         known = self.refs.get(id(tensor))
         if known is None:
+            self._assert_new_memory(tensor)
             known = self.define(tensor)
             self.tape.constants.append(known)
         if id(tensor) in self.stale:
@@ -114,8 +140,33 @@ class _Recorder(TorchDispatchMode):
         self.refs[id(tensor)] = ref
         self.stale.pop(id(tensor), None)
         self.tape.tensors[ref.number] = tensor
-        self.by_storage.setdefault(tensor.untyped_storage()._cdata, set()).add(id(tensor))
+        self.kept.append(tensor)  # a freed tensor would hand its identity to another one
+        storage = tensor.untyped_storage()
+        new = _Storage(storage.data_ptr(), storage.nbytes())
+        known = self.storages.setdefault(storage._cdata, new)
+        known.views[id(tensor)] = tensor
+        known.numbers.append(ref.number)
         return ref
+
+    def _assert_new_memory(self, tensor: Tensor) -> None:
+        """Refuse a tensor that shares memory with a recorded one but was made unseen."""
+        start = tensor.data_ptr()
+        for storage in self.storages.values():
+            if start and storage.address <= start < storage.address + storage.size_bytes:
+                raise CaptureError(
+                    f"module {self.modules[-1] or 'top level'!r} reads a tensor of shape "
+                    f"{tuple(tensor.shape)} that shares the memory of a recorded tensor but was "
+                    "not made by a recorded operation (numpy, or a view stored earlier?). What it "
+                    "depends on is unknown: use torch operations on the parameter itself."
+                )
+
+    def _keep_old_values(self, changed: Tensor) -> None:
+        """Copy what an in-place operation is about to overwrite."""
+        storage = self.storages.get(changed.untyped_storage()._cdata)
+        for number in storage.numbers if storage else ():
+            self.tape.tensors[number] = self.tape.tensors[number].detach().clone()
+        if storage:
+            storage.numbers.clear()
 
     def entering(self, path: str) -> Callable[..., None]:
         """A forward pre-hook that notes which module runs."""
@@ -142,8 +193,12 @@ class _Recorder(TorchDispatchMode):
             elif argument.has_default_value():
                 named[argument.name] = argument.default_value
         recorded = {name: self._freeze(value) for name, value in named.items()}
+        for argument in schema.arguments:
+            value = named.get(argument.name)
+            if argument.is_write and isinstance(value, Tensor):
+                self._keep_old_values(value)
         result = func(*args, **(kwargs or {}))
-        outs = result if isinstance(result, tuple | list) else (result,)
+        outs = [leaf for leaf in tree_leaves(result) if leaf is not None]
         name = func.overloadpacket._qualified_op_name.replace("::", ".")
         if name.endswith("_") and not name.endswith("__"):
             name = name[:-1]
@@ -153,7 +208,7 @@ class _Recorder(TorchDispatchMode):
                 refs.append(None)
                 continue
             if id(out) in self.refs and schema.is_mutable:
-                for other in self.by_storage[out.untyped_storage()._cdata] - {id(out)}:
+                for other in self.storages[out.untyped_storage()._cdata].views:
                     self.stale[other] = name
             refs.append(self.define(out))
         pointwise = torch.Tag.pointwise in func.tags
@@ -210,8 +265,10 @@ def record(network: nn.Module, example_inputs: ExampleInputs) -> Tape:
     """
     tape = Tape()
     recorder = _Recorder(tape)
-    network = copy.deepcopy(network).eval()
+    network = evaluation_copy(network)
+    stored = network.state_dict().keys()
     seen: dict[int, str] = {}
+    named: list[tuple[str, Tensor, bool]]
     named = [(n, p, False) for n, p in network.named_parameters(remove_duplicate=False)]
     named += [(n, b, True) for n, b in network.named_buffers(remove_duplicate=False)]
     for name, tensor, is_buffer in named:
@@ -224,10 +281,12 @@ def record(network: nn.Module, example_inputs: ExampleInputs) -> Tape:
         if is_buffer:
             tape.buffers.add(name)
             tape.constants.append(tape.parameters[name])
+            if name in stored:
+                tape.stored.add(tape.parameters[name].number)
     for path, module in network.named_modules():
         module.register_forward_pre_hook(recorder.entering(path))
         module.register_forward_hook(recorder.leaving)
-    inputs = _detached(example_inputs)
+    inputs = detached(example_inputs)
     tape.inputs = [recorder.define(tensor) for tensor in output_tensors(inputs)]
     if not tape.inputs:
         raise CaptureError("example_inputs hold no tensor: capture needs something to run on.")
@@ -249,13 +308,34 @@ def record(network: nn.Module, example_inputs: ExampleInputs) -> Tape:
     return tape
 
 
-def _detached(inputs: Any) -> Any:
+def evaluation_copy(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode.
+
+    Raises:
+        CaptureError: The network cannot be copied, or has parameters without a shape yet.
+    """
+    for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers()):
+        if is_lazy(tensor):
+            raise CaptureError(
+                f"{name!r} of {type(network).__name__} has no shape yet: run the network once "
+                "before capturing it."
+            )
+    try:
+        return copy.deepcopy(network).eval()
+    except Exception as error:
+        raise CaptureError(
+            f"the network {type(network).__name__} cannot be copied: {type(error).__name__}: "
+            f"{error}. Capture works on a copy; a tensor with a gradient history kept as an "
+            "attribute of a module is the usual cause."
+        ) from error
+
+
+def detached(inputs: Any) -> Any:
     """The same structure with fresh tensors, so that in-place operations stay ours."""
     if isinstance(inputs, Tensor):
         return inputs.detach().clone()
     if isinstance(inputs, Mapping):
-        return {name: _detached(value) for name, value in inputs.items()}
+        return {name: detached(value) for name, value in inputs.items()}
     if isinstance(inputs, tuple | list):
-        return tuple(_detached(item) for item in inputs)
+        return tuple(detached(item) for item in inputs)
     return inputs
-

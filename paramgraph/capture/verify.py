@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from paramgraph.capture.tape import ExampleInputs, output_tensors, run_network
-from paramgraph.errors import GraphError
+from paramgraph.capture.tape import (
+    ExampleInputs,
+    detached,
+    evaluation_copy,
+    output_tensors,
+    run_network,
+)
+from paramgraph.errors import CaptureError, GraphError
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import NeuronRole
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "assert_unused", "verify"]
+
+
+def assert_unused(network: nn.Module, graph: ParamGraph, example_inputs: ExampleInputs) -> None:
+    """Check on the network itself that the parameters outside the graph do not matter.
+
+    A weight that reaches the output on a way that cannot be recorded (``tolist()``, a C extension)
+    would look unused, and the graph complete.
+
+    Args:
+        network: The network that was captured; it is not changed.
+        graph: Its graph.
+        example_inputs: Inputs as for ``capture``.
+
+    Raises:
+        CaptureError: The outputs change with an unused parameter.
+    """
+    if not graph.unused_parameters:
+        return
+    network = evaluation_copy(network)
+    reference = _outputs(network, {}, example_inputs)
+    parameters = dict(network.named_parameters())
+    for name in graph.unused_parameters:
+        parameters[name].data += 1
+        changed = _outputs(network, {}, example_inputs)
+        for before, after in zip(reference, changed, strict=True):
+            if not torch.allclose(before, after, rtol=1e-6, atol=0.0, equal_nan=True):
+                raise CaptureError(
+                    f"parameter {name!r} changes the outputs of {graph.name}, but no recorded "
+                    "operation reads it (tolist(), numpy, an extension?), so the graph would lack "
+                    "it. Use torch operations on the parameter itself."
+                )
 
 
 @dataclass(frozen=True)
@@ -85,7 +122,7 @@ def verify(
         True
     """
     generator = torch.Generator().manual_seed(seed)
-    network = copy.deepcopy(network).cpu().double().eval()
+    network = evaluation_copy(network).cpu().double()
     inputs = _double(example_inputs)
     state = _disturbed(graph, network.state_dict(), generator)
     reference = _outputs(network, state, inputs)
@@ -117,7 +154,8 @@ def _disturbed(
         for feature in group.features
         if feature.role is NeuronRole.VARIANCE
     }
-    result = dict(state)
+    # Copies, because a network may change its own buffers while it runs.
+    result = {name: value.clone() for name, value in state.items()}
     for layout in graph.parameters:
         value = state[layout.name]
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
@@ -131,15 +169,17 @@ def _disturbed(
 
 
 def _outputs(network: nn.Module, state: dict[str, Tensor], inputs: ExampleInputs) -> list[Tensor]:
-    with torch.no_grad():
-        network.load_state_dict(state)
-        return [out.detach().clone().double() for out in output_tensors(run_network(network, inputs))]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network.load_state_dict(state, strict=bool(state))
+        outputs = output_tensors(run_network(network, detached(inputs)))
+        return [out.detach().clone().double() for out in outputs]
 
 
 def _double(value: ExampleInputs) -> ExampleInputs:
     if isinstance(value, Tensor):
         return value.detach().cpu().double() if value.is_floating_point() else value.detach().cpu()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _double(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
         return tuple(_double(item) for item in value)
