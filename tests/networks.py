@@ -15,7 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HAZARDS", "Hazard", "Wired", "by_name", "randomise", "vectors"]
+__all__ = [
+    "HAZARDS",
+    "Hazard",
+    "Wired",
+    "as_double",
+    "by_name",
+    "outputs",
+    "randomise",
+    "vectors",
+]
 
 ExampleInputs = Tensor | tuple[Any, ...] | dict[str, Any]
 
@@ -71,6 +80,27 @@ def vectors(*shape: int, seed: int = 0) -> Tensor:
     """Float32 example inputs that are the same each time."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
+def as_double(inputs: Any) -> Any:
+    """The same example inputs in float64."""
+    if isinstance(inputs, Tensor):
+        return inputs.double()
+    if isinstance(inputs, dict):
+        return {name: as_double(value) for name, value in inputs.items()}
+    return tuple(as_double(value) for value in inputs)
+
+
+def outputs(network: nn.Module, inputs: Any) -> list[Tensor]:
+    """What the network returns, as a list of tensors."""
+    with torch.no_grad():
+        if isinstance(inputs, dict):
+            result = network(**inputs)
+        else:
+            result = network(*inputs) if isinstance(inputs, tuple) else network(inputs)
+    if isinstance(result, Tensor):
+        return [result]
+    return list(result.values() if isinstance(result, dict) else result)
 
 
 def _hazard(name: str, build: Callable[[], nn.Module], inputs: ExampleInputs) -> Hazard:

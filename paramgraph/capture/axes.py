@@ -146,6 +146,8 @@ def regroup(
     result: list[Axis] = []
     for size in shape:
         have: list[Leaf | int] = []
+        if size == 1 and factors and isinstance(factors[-1], Leaf) and factors[-1].size == 1:
+            have.append(factors.pop())  # a single neuron keeps its axis
         while axis_size(have) < size:
             if not factors:
                 raise CaptureError(f"{operation} to {tuple(shape)} does not keep the size.")
