@@ -61,28 +61,35 @@ class ParamGraph:
 
     def __post_init__(self) -> None:
         """Check the tables against each other."""
-        parameters = {layout.name for layout in self.parameters}
         for block in self.blocks:
-            sizes = (block.num_blocks * block.num_receivers, block.num_blocks * block.num_senders)
-            groups = (self.neuron_groups[block.receiver], self.neuron_groups[block.sender])
-            if sizes != tuple(group.size for group in groups):
+            num_receivers = block.num_blocks * block.num_receivers
+            num_senders = block.num_blocks * block.num_senders
+            sender, receiver = self.neuron_groups[block.sender], self.neuron_groups[block.receiver]
+            if (num_senders, num_receivers) != (sender.size, receiver.size):
                 raise GraphError(
-                    f"block {block.name!r} joins {sizes[1]} senders with {sizes[0]} receivers, "
-                    f"but its groups {groups[1].name!r} and {groups[0].name!r} have "
-                    f"{groups[1].size} and {groups[0].size} neurons."
+                    f"block {block.name!r} joins {num_senders} senders with {num_receivers} "
+                    f"receivers, but its groups {sender.name!r} and {receiver.name!r} have "
+                    f"{sender.size} and {receiver.size} neurons."
                 )
-            if groups[1].depth >= groups[0].depth:
+            if sender.depth >= receiver.depth:
                 raise GraphError(
-                    f"block {block.name!r} leads from depth {groups[1].depth} to depth "
-                    f"{groups[0].depth}; edges must lead forward."
+                    f"block {block.name!r} leads from depth {sender.depth} to depth "
+                    f"{receiver.depth}; edges must lead forward."
                 )
+        sizes = {layout.name: layout.num_entries for layout in self.parameters}
         views = [b.view for b in self.blocks if b.view] + [
             f.view for g in self.neuron_groups for f in g.features
         ]
-        if unknown := {view.parameter for view in views} - parameters:
+        if unknown := {view.parameter for view in views} - sizes.keys():
             raise GraphError(f"blocks read parameters without a layout: {sorted(unknown)}.")
-        if missing := parameters - {view.parameter for view in views}:
+        if missing := sizes.keys() - {view.parameter for view in views}:
             raise GraphError(f"parameters in no block and no feature: {sorted(missing)}.")
+        for view in views:
+            if math.prod(view.shape) != sizes[view.parameter]:
+                raise GraphError(
+                    f"the view of {view.parameter!r} reads {math.prod(view.shape)} entries of "
+                    f"{sizes[view.parameter]}; each must be read exactly once."
+                )
 
     @property
     def num_neurons(self) -> int:

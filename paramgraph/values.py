@@ -126,7 +126,7 @@ def write_values(
         use are not in it.
 
     Raises:
-        GraphError: ``tied`` is neither of the two.
+        GraphError: ``tied`` is neither of the two, or the values belong to another graph.
 
     Example:
         >>> write_values(Values((), (torch.zeros(1, 2, 3),)), [], [], [], tied="max")
@@ -136,6 +136,7 @@ def write_values(
     """
     if tied not in ("mean", "sum"):
         raise GraphError(f"tied must be 'mean' or 'sum', got {tied!r}.")
+    _assert_fits(values, groups, blocks)
     parts: dict[str, list[Tensor]] = {}
     shapes = {layout.name: layout.shape for layout in parameters}
     for group, neuron_values in zip(groups, values.neurons, strict=True):
@@ -214,6 +215,23 @@ def _wrong_shape(layout: ParameterLayout, tensor: Tensor, expected: str) -> Grap
         f"parameter {layout.name!r} has shape {_text(tensor.shape)}, expected {expected}: the "
         "state dict belongs to another architecture. Capture that architecture and use its graph."
     )
+
+
+def _assert_fits(
+    values: Values, groups: Sequence[NeuronGroup], blocks: Sequence[EdgeBlock]
+) -> None:
+    have, expected = (len(values.blocks), len(values.neurons)), (len(blocks), len(groups))
+    if have != expected:
+        raise GraphError(
+            f"cannot write: the values have {have[0]} blocks and {have[1]} neuron groups, the "
+            f"graph has {expected[0]} and {expected[1]}. They belong to another graph."
+        )
+    for block, tensor in zip(blocks, values.blocks, strict=True):
+        if tuple(tensor.shape[1:]) != block.shape:
+            raise GraphError(
+                f"cannot write: block {block.name!r} has values of shape {_text(tensor.shape)}, "
+                f"expected B x {_text(block.shape)}. They belong to another graph."
+            )
 
 
 def _total(parts: Sequence[Tensor], *, is_mean: bool) -> Tensor:
