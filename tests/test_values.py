@@ -41,7 +41,7 @@ def stack(states: list[StateDict]) -> StateDict:
 def test_each_scalar_of_each_used_parameter_appears_exactly_once(hazard: Hazard) -> None:
     """Number all scalars of the network and look for the numbers in the values."""
     network, graph = hazard.make(), captured(hazard.name)
-    named = dict(network.named_parameters())
+    named: dict[str, Tensor] = dict(network.named_parameters())
     named |= {n: b for n, b in network.named_buffers() if n.endswith(("_mean", "_var"))}
     numbers: dict[str, Tensor] = {}
     total = 1  # 0 stands for "no value" in the features of a neuron

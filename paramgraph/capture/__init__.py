@@ -12,7 +12,8 @@ from torch import nn
 
 from paramgraph.capture.build import build_graph
 from paramgraph.capture.interpret import interpret
-from paramgraph.capture.tape import ExampleInputs, record
+from paramgraph.capture.running import ExampleInputs
+from paramgraph.capture.tape import record
 from paramgraph.capture.verify import Verification, assert_unused, verify
 from paramgraph.graph import ParamGraph
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from paramgraph.errors import CaptureError
 
-__all__ = ["Axis", "Leaf", "regroup", "resolve", "unify"]
+__all__ = ["Axis", "Leaf", "axis_size", "regroup", "resolve", "unify"]
 
 
 class Leaf:

@@ -9,7 +9,8 @@ from fractions import Fraction
 
 from paramgraph.capture.activations import name_activation
 from paramgraph.capture.axes import Leaf, resolve
-from paramgraph.capture.flow import Flow, FlowBlock, FlowGroup, Hidden
+from paramgraph.capture.flow import Flow
+from paramgraph.capture.records import FlowBlock, FlowGroup, Hidden
 from paramgraph.capture.tape import Tape
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import (

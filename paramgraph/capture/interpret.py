@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import paramgraph.capture.rules_arithmetic  # noqa: F401  (registers its rules)
+import paramgraph.capture.rules_layers  # noqa: F401  (registers its rules)
 import paramgraph.capture.rules_norm  # noqa: F401  (registers its rules)
+import paramgraph.capture.rules_positions  # noqa: F401  (registers its rules)
 from paramgraph.capture.axes import Axis, Leaf, resolve
-from paramgraph.capture.flow import (
+from paramgraph.capture.flow import Flow
+from paramgraph.capture.records import (
     Constant,
-    Flow,
     Hidden,
     Input,
     Parameter,

@@ -8,16 +8,8 @@ sign is free), the output can be rescaled through gain and shift.
 from __future__ import annotations
 
 from paramgraph.capture.axes import Axis, Leaf, axis_size, regroup, resolve
-from paramgraph.capture.flow import (
-    Flow,
-    Hidden,
-    Input,
-    Parameter,
-    Value,
-    locate,
-    unsupported,
-    where,
-)
+from paramgraph.capture.flow import Flow, locate
+from paramgraph.capture.records import Hidden, Input, Parameter, Value, unsupported, where
 from paramgraph.capture.rules import activations, operand, rule
 from paramgraph.capture.rules_arithmetic import gain, per_neuron
 from paramgraph.capture.tape import TapeEntry

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paramgraph.capture.tape import (
+from paramgraph.capture.running import (
     ExampleInputs,
     detached,
     evaluation_copy,
