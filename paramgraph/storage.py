@@ -115,7 +115,7 @@ def save_tensors(
             "Use only dicts, lists, strings, finite numbers, booleans and None."
         ) from error
     # A clone per tensor also separates tied tensors, which safetensors would refuse.
-    plain = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
+    plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     write_atomic(path, safetensors.torch.save(plain, {_METADATA_KEY: text}))
 
 

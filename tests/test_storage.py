@@ -119,7 +119,8 @@ def test_a_nested_state_dict_is_unwrapped(tmp_path: Path, key: str) -> None:
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, suffix: str) -> None:
     marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
     path.write_bytes(pickle.dumps({"w": _Attack(marker)}))
-    with pytest.raises(CheckpointError, match=f"evil{suffix}"):
+    reason = {".safetensors": "begins like a pickle", ".npz": "without running code"}
+    with pytest.raises(CheckpointError, match=reason.get(suffix, "weights-only reader")):
         load_state_dict(path)
     assert not marker.exists()
     pickle.loads(path.read_bytes())  # the attack is real

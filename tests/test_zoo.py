@@ -139,6 +139,16 @@ def test_drawn_and_built_initial_weights_have_one_law() -> None:
                 assert 0.7 < ratio < 1.4, name
 
 
+def test_initial_siren_weights_fill_the_bounds_of_the_paper() -> None:
+    state = Siren(widths=(24, 24), omega=7.0).sample_parameters(200)
+    bounds = {"0.weight": 1 / 2, "1.weight": (6 / 24) ** 0.5 / 7, "2.weight": (6 / 24) ** 0.5 / 7}
+    bounds |= {"0.bias": 2**-0.5, "1.bias": 24**-0.5, "2.bias": 24**-0.5}
+    for name, bound in bounds.items():
+        value = state[f"layers.{name}"]
+        assert 0.95 * bound < float(value.max()) <= bound
+        assert -bound <= float(value.min()) < -0.95 * bound
+
+
 def test_names_differ_between_all_architectures() -> None:
     specs = sample_architectures(60, seed=3)
     changed = [dataclasses.replace(s, residual=not s.residual) for s in specs]
@@ -202,6 +212,7 @@ def test_fast_sine_and_cosine_are_exact_to_a_few_roundings() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch.compile
 def test_compiled_fitting_equals_plain_fitting() -> None:
     points, targets = image_points(8, 8), torch.rand(6, 64, 1)
     spec = Siren(widths=(8, 8), omega=3.0)
@@ -216,6 +227,23 @@ def test_compiled_fitting_equals_plain_fitting() -> None:
         results.append(state)
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_without_a_compiler_fitting_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("backend raised:\nno C++ compiler found")
+
+    def create(compile: bool | None) -> SirenFitter:
+        arguments: dict = {"num": 6, "stack_size": 6, "steps": 2, "lr": 1e-2}
+        return SirenFitter.create(SMALL, image_points(4, 4), compile=compile, **arguments)
+
+    monkeypatch.setattr(torch, "compile", lambda step, **kwargs: refuse)
+    monkeypatch.setattr("paramgraph.zoo.siren_fitting._COMPILE_FROM", 0.0)
+    with pytest.warns(UserWarning, match=r"\(backend raised: no C\+\+ compiler found\)"):
+        assert not create(None).is_compiled
+    monkeypatch.setattr("warnings.warn", lambda *args, **kwargs: None)
+    with pytest.raises(ZooError, match=r"compile=True: torch\.compile does not work here"):
+        create(True)
 
 
 @pytest.mark.parametrize("spec", HAZARDS, ids=lambda spec: spec.name)
@@ -360,6 +388,12 @@ def test_runs_and_views_differ(cnns: Zoo, inrs: Zoo) -> None:
 
 
 # ---- same seed, kill and resume ----
+
+
+def test_inrs_of_different_shards_start_differently(tmp_path: Path) -> None:
+    zoo = _small_zoo(tmp_path / "zoo", lr=1e-30)  # so small that the weights stay where they began
+    (_, stacked), *_ = zoo.stacked().values()
+    assert len(torch.unique(stacked["layers.0.weight"].flatten(1), dim=0)) == len(zoo) == 10
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:

@@ -297,7 +297,8 @@ def _compile_step(architecture: Siren, points: Tensor, micro_batch: int) -> Step
     try:
         probe._fit_micro_batch(state, targets)
     except Exception as error:  # whatever the compiler tool chain raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # The first line often only says who raised; the second says what.
+        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
         warnings.warn(
             f"torch.compile does not work here ({reason}); fitting INRs about four times slower "
             "without it.",
