@@ -5,12 +5,19 @@ names, and predictions that never depend on batch mates (nothing is normalised a
 """
 
 from paramgraph.nn.baselines import FlatMLP, StatNN, layer_statistics
+from paramgraph.nn.configs import (
+    CONFIGS,
+    load_metanetwork,
+    make_metanetwork,
+    save_metanetwork,
+)
 from paramgraph.nn.metanetwork import Metanetwork
 from paramgraph.nn.ng_gnn import NeuralGraphGNN
 from paramgraph.nn.operator import OperatorMetanetwork
 from paramgraph.nn.standardize import Standardizer
 
 __all__ = [
+    "CONFIGS",
     "FlatMLP",
     "Metanetwork",
     "NeuralGraphGNN",
@@ -18,4 +25,7 @@ __all__ = [
     "StatNN",
     "Standardizer",
     "layer_statistics",
+    "load_metanetwork",
+    "make_metanetwork",
+    "save_metanetwork",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
@@ -142,7 +142,8 @@ class FlatMLP(Metanetwork):
 
     def __init__(self, out_dim: int, *, hidden_dim: int = 256, dropout: float = 0.0) -> None:
         super().__init__(out_dim)
-        self.first = nn.LazyLinear(hidden_dim)
+        self.hidden_dim = hidden_dim
+        self.first: nn.Linear | None = None
         self.layers = nn.Sequential(
             nn.ReLU(),
             nn.Dropout(dropout),
@@ -156,15 +157,38 @@ class FlatMLP(Metanetwork):
     def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
         """Fix the number of inputs to that of the training networks."""
         for batch in batches:
-            self(batch)
+            self._start(self._flat(batch).shape[1])
             return
+
+    def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Take over stored weights, with their number of inputs."""
+        if "first.weight" in tensors:
+            self._start(tensors["first.weight"].shape[1])
+        super().load(tensors, source)
+
+    def _start(self, in_dim: int) -> None:
+        like = self.layers[2].weight
+        self.first = nn.Linear(in_dim, self.hidden_dim, device=like.device, dtype=like.dtype)
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Predict ``[num_networks, out_dim]``.
 
         Raises:
-            BatchError: The batch holds another architecture than the first one read.
+            BatchError: The number of parameters is not known yet, or is another one.
         """
+        flat = self._flat(batch)
+        if self.first is None:
+            raise BatchError("FlatMLP does not know its number of inputs: call fit_statistics first.")
+        if flat.shape[1] != self.first.in_features:
+            raise BatchError(
+                f"FlatMLP was made for {self.first.in_features} parameters, but "
+                f"{batch.parts[0].graph.name!r} has {flat.shape[1]}."
+            )
+        return self.layers(self.first(flat))
+
+    @staticmethod
+    def _flat(batch: GraphBatch) -> Tensor:
+        """All parameters of each network ``[num_networks, num_parameters]``."""
         if len(batch.parts) > 1:
             raise BatchError(
                 f"FlatMLP reads one architecture, but the batch holds {len(batch.parts)}: use a "
@@ -174,10 +198,5 @@ class FlatMLP(Metanetwork):
         parameters = part.graph.write_back(part.values)
         names = [row.name for row in part.graph.parameters]
         flat = torch.cat([parameters[name].flatten(1) for name in names], dim=1)
-        if not isinstance(self.first, nn.LazyLinear) and flat.shape[1] != self.first.in_features:
-            raise BatchError(
-                f"FlatMLP was made for {self.first.in_features} parameters, but "
-                f"{part.graph.name!r} has {flat.shape[1]}."
-            )
         order = part.rows.argsort().to(flat.device)
-        return self.layers(self.first(flat[order]))
+        return flat[order]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
+from paramgraph.errors import CheckpointError
 
 __all__ = ["Metanetwork", "mlp", "network_mean"]
 
@@ -30,6 +31,7 @@ class Metanetwork(nn.Module):
     def __init__(self, out_dim: int) -> None:
         super().__init__()
         self.out_dim = out_dim
+        self.config: dict[str, Any] | None = None
 
     def promised_symmetries(self) -> frozenset[str]:
         """The laws that this instance promises; may depend on its options."""
@@ -42,6 +44,23 @@ class Metanetwork(nn.Module):
         """
         for _ in batches:
             return
+
+    def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Take over stored weights.
+
+        Args:
+            tensors: A state dict of the same class and options.
+            source: Where they come from, for the message.
+
+        Raises:
+            CheckpointError: The tensors are not those of this metanetwork.
+        """
+        try:
+            self.load_state_dict(dict(tensors))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{source} does not fit {type(self).__name__} with {self.config}: {error}"
+            ) from error
 
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int, *, dropout: float = 0.0) -> nn.Sequential:

@@ -58,8 +58,8 @@ class NeuralGraphGNN(Metanetwork):
         *,
         hidden_dim: int = 32,
         num_layers: int = 4,
-        num_frequencies: int = 128,
-        sigma: float = 0.5,
+        num_frequencies: int = 32,
+        sigma: float = 0.1,
         dropout: float = 0.0,
         readout: str = "mean",
         num_outputs: int = 1,
@@ -87,6 +87,7 @@ class NeuralGraphGNN(Metanetwork):
             nn.ReLU(),
             nn.Linear(hidden_dim, out_dim),
         )
+        self.apply(_start_at_unit_scale)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
@@ -123,6 +124,20 @@ class NeuralGraphGNN(Metanetwork):
             )
         order = (batch.network[rows] * self.num_outputs + batch.identity[rows]).argsort()
         return neurons[rows[order]].reshape(batch.num_networks, -1)
+
+
+def _start_at_unit_scale(module: nn.Module) -> None:
+    """Keep signals at unit variance from layer to layer, and weights louder than places.
+
+    With PyTorch's defaults every linear map shrinks its input by a third and the embeddings drown
+    what the weights say: on INRs nothing was learned in 3 epochs, with this start 24 % in 4.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.3)
 
 
 class _Layer(nn.Module):

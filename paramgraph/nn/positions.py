@@ -38,10 +38,10 @@ class PositionFunctions(nn.Module):
     def __init__(self, num_functions: int) -> None:
         super().__init__()
         self.num_functions = num_functions
-        self.map = nn.Sequential(nn.Linear(4, 32), nn.SiLU(), nn.Linear(32, num_functions))
-        with torch.no_grad():
-            # Start with one averaging operator per function, varied by what the MLP adds.
-            self.map[2].bias.fill_(1.0)
+        first, last = nn.Linear(4, 32), nn.Linear(32, num_functions)
+        # Start with one averaging operator per function, varied by what the MLP adds.
+        nn.init.ones_(last.bias)
+        self.map = nn.Sequential(first, nn.SiLU(), last)
 
     def forward(self, positions: tuple[tuple[float, float], ...], like: Tensor) -> Tensor:
         """Values ``[num_positions, num_functions]``, of unit scale over the positions."""
@@ -58,8 +58,9 @@ class FixedPositionBasis(nn.Module):
     """Fixed random directions for weights at any position: rows of a Gaussian projection.
 
     The papers project a padded kernel of k x k values with one Gaussian row per slot. Here the row
-    of slot p is a random smooth function of its coordinates, so slots have no number and no maximum;
-    rows of different pixels are almost independent, and a plain matrix gets one Gaussian row.
+    of slot p is a random smooth function of its coordinates, so slots have no number and no
+    maximum; rows of different pixels are almost independent, and a plain matrix gets one Gaussian
+    row.
 
     Args:
         dim: Length of a row.

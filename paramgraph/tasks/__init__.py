@@ -1,0 +1,26 @@
+"""Tasks: what people want to know about networks, and the one way to train for it.
+
+Takes a ``Zoo`` and the name of a metanetwork; gives a run folder (config, metrics, best checkpoint,
+plots). Promises: the same seed gives the same batches, and a resumed run is the same run.
+"""
+
+from paramgraph.tasks.data import EpochOrder, LoadedNetworks, capture_zoo, load_networks
+from paramgraph.tasks.evaluation import evaluate
+from paramgraph.tasks.task import AccuracyPrediction, InrClassification, Task, make_task
+from paramgraph.tasks.training import RunResult, TrainConfig, predict_all, train
+
+__all__ = [
+    "AccuracyPrediction",
+    "EpochOrder",
+    "InrClassification",
+    "LoadedNetworks",
+    "RunResult",
+    "Task",
+    "TrainConfig",
+    "capture_zoo",
+    "evaluate",
+    "load_networks",
+    "make_task",
+    "predict_all",
+    "train",
+]

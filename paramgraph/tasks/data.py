@@ -1,0 +1,159 @@
+"""A zoo in memory: each architecture captured once, its networks as stacked values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paramgraph.batch import GraphBatch, collate
+from paramgraph.capture import capture
+from paramgraph.errors import ZooError
+from paramgraph.graph import ParamGraph
+from paramgraph.values import Values
+from paramgraph.zoo import Zoo
+
+__all__ = ["EpochOrder", "LoadedNetworks", "capture_zoo", "load_networks"]
+
+
+def capture_zoo(zoo: Zoo) -> dict[str, ParamGraph]:
+    """The parameter graph of every architecture of a zoo, by name."""
+    return {
+        name: capture(spec.build(), spec.example_inputs())
+        for name, spec in zoo.architectures.items()
+    }
+
+
+@dataclass(frozen=True)
+class LoadedNetworks:
+    """Networks of a zoo split, ready to be put into batches.
+
+    Attributes:
+        graphs: One graph per architecture.
+        values: The networks of each architecture.
+        architecture: ``[num_networks]`` which of these a network has.
+        row: ``[num_networks]`` its row among the networks of its architecture.
+        target: ``[num_networks]`` the label.
+    """
+
+    graphs: tuple[ParamGraph, ...]
+    values: tuple[Values, ...]
+    architecture: Tensor
+    row: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def batch(self, numbers: Tensor) -> tuple[GraphBatch, Tensor]:
+        """A batch of some networks, grouped by architecture, and their targets in its order."""
+        numbers = numbers.to(self.architecture.device)
+        # Equal architectures side by side: one slice of values each.
+        numbers = numbers[self.architecture[numbers].argsort(stable=True)]
+        kinds, counts = self.architecture[numbers].unique_consecutive(return_counts=True)
+        rows = self.row[numbers].split(counts.tolist())
+        pairs = [
+            (self.graphs[kind], self.values[kind][row])
+            for kind, row in zip(kinds.tolist(), rows, strict=True)
+        ]
+        return collate(pairs), numbers
+
+    def batches(self, batch_size: int) -> Iterator[tuple[GraphBatch, Tensor]]:
+        """All networks, architecture by architecture, with their numbers."""
+        for numbers in self.architecture.argsort(stable=True).split(batch_size):
+            yield self.batch(numbers)
+
+
+def load_networks(
+    zoo: Zoo,
+    label: str,
+    graphs: dict[str, ParamGraph],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LoadedNetworks:
+    """Read the weights and labels of a zoo (or a split of it) into memory.
+
+    Args:
+        zoo: What to read.
+        label: Column of the target.
+        graphs: The graph of each architecture (``capture_zoo``).
+        device: Where to keep the weights.
+        dtype: Of the weights.
+
+    Raises:
+        ZooError: Unknown column, an architecture without a graph, or weights that are not finite.
+    """
+    target = torch.as_tensor(zoo.column(label))
+    if target.is_floating_point():
+        target = target.to(dtype)
+    architecture = torch.zeros(len(zoo), dtype=torch.long)
+    row = torch.zeros(len(zoo), dtype=torch.long)
+    used, values = [], []
+    for number, (name, (places, tensors)) in enumerate(zoo.stacked().items()):
+        if name not in graphs:
+            raise ZooError(f"architecture {name!r} of the zoo was not captured.")
+        for parameter, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                bad = (~tensor.flatten(1).isfinite()).any(1).nonzero()[:, 0]
+                raise ZooError(
+                    f"{len(bad)} networks of architecture {name!r} have weights that are not "
+                    f"finite in {parameter!r}, the first at row {int(places[bad[0]])} of the zoo. "
+                    "Leave them out with zoo.select(...), or build the zoo again."
+                )
+        architecture[places] = number
+        row[places] = torch.arange(len(places))
+        used.append(graphs[name])
+        values.append(graphs[name].features(tensors).to(device).to(dtype))
+    return LoadedNetworks(
+        tuple(used),
+        tuple(values),
+        architecture.to(device),
+        row.to(device),
+        target.to(device),
+    )
+
+
+class EpochOrder:
+    """Mini-batches of network numbers whose order is a function of (seed, epoch) alone.
+
+    So a resumed run sees the same batches as one that was never interrupted.
+
+    Args:
+        num_networks: How many there are.
+        batch_size: Of each mini-batch; the last may be smaller.
+        seed: Of the order.
+
+    Example:
+        >>> order = EpochOrder(5, 2, seed=0)
+        >>> [len(numbers) for numbers in order]
+        [2, 2, 1]
+        >>> list(order) == list(EpochOrder(5, 2, seed=0))
+        True
+    """
+
+    def __init__(self, num_networks: int, batch_size: int, *, seed: int) -> None:
+        self.num_networks = num_networks
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (called by the trainer)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_networks // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_networks)
+        for start in range(0, self.num_networks, self.batch_size):
+            yield order[start : start + self.batch_size].tolist()
+
+
+def as_tensor(numbers: Sequence[int]) -> Tensor:
+    """Numbers of a mini-batch as a tensor (collate function of the loader)."""
+    return torch.as_tensor(numbers)

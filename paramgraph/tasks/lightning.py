@@ -1,0 +1,184 @@
+"""The Lightning side of training; imported only when a run starts (Lightning is slow to import)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch import callbacks
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from paramgraph.nn import Metanetwork
+from paramgraph.storage import write_atomic
+from paramgraph.tasks.data import LoadedNetworks
+from paramgraph.tasks.task import Task
+from paramgraph.tasks.training import CHECKPOINTS, TrainConfig, add_weight_noise, predict_all
+
+__all__ = ["make_module", "make_trainer"]
+
+
+class _Module(L.LightningModule):
+    """Trains a metanetwork on network numbers; validates on the whole split after each epoch."""
+
+    def __init__(
+        self,
+        metanetwork: Metanetwork,
+        task: Task,
+        splits: dict[str, LoadedNetworks],
+        config: TrainConfig,
+        steps_per_epoch: int,
+        folder: Path,
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.metanetwork = metanetwork
+        self.task = task
+        self.splits = splits
+        self.config = config
+        self.num_steps = steps_per_epoch * config.epochs
+        self._losses: list[Tensor] = []
+        self._rows: list[dict[str, float]] = []
+
+    def training_step(self, numbers: Tensor, _: int) -> Tensor:
+        """Loss of one mini-batch."""
+        networks = self.splits["train"]
+        batch, numbers = networks.batch(numbers)
+        output = self.metanetwork(add_weight_noise(batch, self.config.weight_noise))
+        loss = self.task.loss(output, networks.target[numbers])
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Metrics of the whole validation split, computed once."""
+        networks = self.splits["val"]
+        metrics = self.task.metrics(predict_all(self.metanetwork, networks), networks.target)
+        self.metanetwork.train()
+        values = {"train/loss": float(torch.stack(self._losses).mean())}
+        values |= {f"val/{name}": value for name, value in metrics.items()}
+        self._losses.clear()
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name == f"val/{self.task.score}")
+        self._rows.append({"epoch": self.current_epoch, **values})
+        self._write_rows()
+
+    def _write_rows(self) -> None:
+        """metrics.csv as a whole (Lightning's own logger deletes what an interrupted run wrote)."""
+        file = io.StringIO()
+        writer = csv.DictWriter(file, list(self._rows[0]))
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomic(self.folder / "metrics.csv", file.getvalue().encode())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the rows, so that a resumed run has them all."""
+        checkpoint["metrics_rows"] = self._rows
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the rows of the interrupted run."""
+        self._rows = list(checkpoint["metrics_rows"])
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle schedule."""
+        optimizer = torch.optim.AdamW(
+            self.metanetwork.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            self.config.learning_rate,
+            total_steps=self.num_steps,
+            pct_start=self.config.warmup,
+            cycle_momentum=False,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class _RandomState(callbacks.Callback):
+    """Keeps PyTorch's random state in the checkpoint, so that a resumed run is the same run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Taken when a checkpoint is written."""
+        return {"cpu": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Kept until training starts again."""
+        self._state = state_dict["cpu"]
+
+    def on_train_start(self, *_: Any) -> None:
+        """Lightning draws random numbers while it starts, so restore as late as possible."""
+        if hasattr(self, "_state"):
+            torch.set_rng_state(self._state)
+
+
+def make_module(
+    metanetwork: Metanetwork,
+    task: Task,
+    splits: dict[str, LoadedNetworks],
+    config: TrainConfig,
+    steps_per_epoch: int,
+    folder: Path,
+) -> L.LightningModule:
+    """The module that Lightning trains; it writes metrics.csv into ``folder``."""
+    return _Module(metanetwork, task, splits, config, steps_per_epoch, folder)
+
+
+def make_trainer(
+    task: Task, config: TrainConfig, folder: Path, *, progress: bool
+) -> tuple[L.Trainer, Callable[[], str]]:
+    """The trainer, and a function that gives the path of its best checkpoint."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    score = f"val/{task.score}"
+    best = callbacks.ModelCheckpoint(
+        folder / CHECKPOINTS,
+        filename="best",
+        monitor=score,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    hooks: list[callbacks.Callback] = [_RandomState(), best]
+    if config.patience:
+        hooks.append(
+            callbacks.EarlyStopping(
+                score, mode="max", patience=config.patience, check_on_train_epoch_end=True
+            )
+        )
+    if progress:
+        hooks.append(callbacks.TQDMProgressBar(refresh_rate=10, leave=False))
+    trainer = L.Trainer(
+        accelerator="gpu" if config.device.startswith("cuda") else "cpu",
+        devices=1,
+        max_epochs=config.epochs,
+        gradient_clip_val=config.clip or None,
+        callbacks=hooks,
+        logger=_tensorboard(folder) or False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    return trainer, lambda: best.best_model_path or str(folder / CHECKPOINTS / "last.ckpt")
+
+
+def _tensorboard(folder: Path) -> list[Logger]:
+    """Event files where TensorBoard is installed."""
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return [TensorBoardLogger(folder, name="", version="tensorboard")]
+    except ModuleNotFoundError:
+        logging.getLogger(__name__).info("tensorboard is not installed; only metrics.csv is kept")
+        return []

@@ -1,0 +1,269 @@
+"""One training entry for all tasks, on Lightning; exact resume, best checkpoint, plots."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paramgraph.batch import GraphBatch
+from paramgraph.errors import CheckpointError, ZooError
+from paramgraph.graph import ParamGraph
+from paramgraph.nn import Metanetwork, make_metanetwork, save_metanetwork
+from paramgraph.storage import write_atomic
+from paramgraph.structure import EdgeKind
+from paramgraph.tasks.data import EpochOrder, LoadedNetworks, as_tensor, capture_zoo, load_networks
+from paramgraph.tasks.task import Task, make_task
+from paramgraph.zoo import Zoo
+
+__all__ = ["RunResult", "TrainConfig", "predict_all", "train"]
+
+CHECKPOINTS = "checkpoints"
+"""Subfolder for what the trainer needs to resume; results stand beside it."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Attributes:
+        metanetwork: Name (see ``paramgraph.nn.CONFIGS``).
+        options: Constructor options of the metanetwork.
+        epochs: Passes over the training split.
+        batch_size: Networks per step.
+        learning_rate: Highest rate of a one-cycle schedule.
+        warmup: Fraction of the steps in which the rate rises.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm.
+        weight_noise: Relative Gaussian noise on the weights that are read, in training only.
+        patience: Epochs without a better validation score before stopping; 0 never stops.
+        seed: Of initial weights, order and noise.
+        device: ``cpu`` or ``cuda``.
+        num_threads: Threads on a CPU; 0 leaves PyTorch's choice.
+    """
+
+    metanetwork: str = "operator"
+    options: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    warmup: float = 0.1
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    weight_noise: float = 0.0
+    patience: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    num_threads: int = 0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ended with.
+
+    Attributes:
+        folder: Run folder: config.json, metrics.json, best.safetensors, metrics.csv, plots.
+        metrics: Metrics of the best checkpoint by split.
+        seconds: Wall and CPU time of training.
+        num_parameters: Of the metanetwork.
+    """
+
+    folder: Path
+    metrics: dict[str, dict[str, float]]
+    seconds: dict[str, float]
+    num_parameters: int
+
+
+def train(
+    zoo: Zoo,
+    task: str,
+    config: TrainConfig,
+    *,
+    out: str | os.PathLike[str],
+    graphs: dict[str, ParamGraph] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Train a metanetwork on a zoo and write a run folder.
+
+    Args:
+        zoo: With splits ``train``, ``val`` and ``test``.
+        task: ``inr-classification`` or ``accuracy-prediction``.
+        config: Settings.
+        out: Run folder; it must not hold a run unless ``resume``.
+        graphs: Graphs of the architectures, if they are known already.
+        resume: Go on with the last epoch in ``out``.
+        progress: Show a progress bar.
+
+    Returns:
+        Metrics of the checkpoint with the best validation score, on every split.
+
+    Raises:
+        ZooError: The zoo does not fit the task, or has an empty split.
+        CheckpointError: ``out`` holds another run, or there is nothing to resume.
+    """
+    folder = Path(out)
+    _prepare_folder(folder, config, task, resume)
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    made_task = make_task(task, zoo)
+    graphs = capture_zoo(zoo) if graphs is None else graphs
+    splits = {}
+    for name in ("train", "val", "test"):
+        part = zoo.split(name)
+        splits[name] = load_networks(part, made_task.label, graphs, device=config.device)
+    torch.manual_seed(config.seed)
+    metanetwork = make_metanetwork(config.metanetwork, made_task.out_dim, **config.options)
+    # Scales of weights from at most 1,024 training networks, spread over all architectures.
+    probe = EpochOrder(len(splits["train"]), 256, seed=config.seed)
+    sample = [splits["train"].batch(as_tensor(n))[0] for n, _ in zip(probe, range(4), strict=False)]
+    metanetwork.to(config.device).fit_statistics(sample)
+    wall, cpu = time.perf_counter(), time.process_time()
+    _fit(metanetwork, made_task, splits, config, folder, resume=resume, progress=progress)
+    seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    metrics, outputs = {}, {}
+    for name, networks in splits.items():
+        outputs[name] = predict_all(metanetwork, networks)
+        metrics[name] = made_task.metrics(outputs[name], networks.target)
+    num_parameters = sum(p.numel() for p in metanetwork.parameters())
+    facts = {"task": task, "zoo": str(zoo.info.get("recipe", "")), "metrics": metrics}
+    save_metanetwork(folder / "best.safetensors", metanetwork.cpu(), facts)
+    report = {
+        "task": task,
+        "metanetwork": config.metanetwork,
+        "num_parameters": num_parameters,
+        "seconds": seconds,
+        **metrics,
+    }
+    _write_json(folder / "metrics.json", report)
+    test = splits["test"]
+    _write_json(
+        folder / "predictions.json",
+        {
+            "split": "test",
+            "prediction": made_task.predict(outputs["test"]).tolist(),
+            "target": test.target.tolist(),
+        },
+    )
+    from paramgraph.tasks.plots import plot_learning_curve, plot_predictions
+
+    plot_learning_curve(folder, made_task.score)
+    plot_predictions(folder, made_task.name)
+    return RunResult(folder, metrics, seconds, num_parameters)
+
+
+@torch.no_grad()
+def predict_all(
+    metanetwork: Metanetwork, networks: LoadedNetworks, *, batch_size: int = 256
+) -> Tensor:
+    """Raw outputs for all networks, in the order of the zoo ``[num_networks, out_dim]``."""
+    metanetwork.eval()
+    outputs, numbers = [], []
+    for batch, which in networks.batches(batch_size):
+        outputs.append(metanetwork(batch))
+        numbers.append(which)
+    return torch.cat(outputs)[torch.cat(numbers).argsort()]
+
+
+def add_weight_noise(batch: GraphBatch, amount: float) -> GraphBatch:
+    """The same networks with relative Gaussian noise on every weight; the batch is not changed."""
+    if not amount:
+        return batch
+    buckets = tuple(
+        bucket
+        if bucket.kind is EdgeKind.SKIP
+        else replace(bucket, values=_noisy(bucket.values, amount))
+        for bucket in batch.buckets
+    )
+    # Variances stay positive: only bias and mean are disturbed.
+    kept = batch.neuron_values[:, 2:]
+    noisy = _noisy(batch.neuron_values[:, :2], amount)
+    return replace(batch, buckets=buckets, neuron_values=torch.cat([noisy, kept], dim=1))
+
+
+def _noisy(values: Tensor, amount: float) -> Tensor:
+    return values * (1 + amount * torch.randn_like(values))
+
+
+def _prepare_folder(folder: Path, config: TrainConfig, task: str, resume: bool) -> None:
+    """Check or make the run folder, and write its configuration."""
+    have = folder / "config.json"
+    settings = {"task": task, **asdict(config)}
+    if resume:
+        if not (folder / CHECKPOINTS / "last.ckpt").is_file():
+            raise CheckpointError(
+                f"nothing to resume: {folder} has no checkpoints/last.ckpt. Start it without --resume."
+            )
+        stored = json.loads(have.read_text())
+        if stored != json.loads(json.dumps(settings)):
+            changed = {k: (stored.get(k), v) for k, v in settings.items() if stored.get(k) != v}
+            raise CheckpointError(
+                f"{folder} was started with other settings (stored, given): {changed}. Resume with "
+                "the same ones, or choose another folder."
+            )
+        return
+    if have.exists():
+        raise CheckpointError(
+            f"{folder} already holds a run. Resume it with --resume, or choose another --out."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the run folder {folder}: {error.strerror}.") from error
+    _write_json(have, settings)
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=True) + "\n").encode())
+
+
+def _fit(
+    metanetwork: Metanetwork,
+    task: Task,
+    splits: dict[str, LoadedNetworks],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Run Lightning; afterwards the metanetwork holds the best checkpoint."""
+    from paramgraph.tasks.lightning import make_trainer, make_module
+
+    for name, networks in splits.items():
+        if not len(networks):
+            raise ZooError(f"split {name!r} of the zoo is empty, so there is nothing to train on.")
+    order = EpochOrder(len(splits["train"]), config.batch_size, seed=config.seed)
+    module = make_module(metanetwork, task, splits, config, len(order), folder)
+    trainer, best = make_trainer(task, config, folder, progress=progress)
+    numbers = range(len(splits["train"]))
+    loader = torch.utils.data.DataLoader(
+        numbers,  # type: ignore[arg-type]
+        batch_sampler=order,  # type: ignore[arg-type]
+        collate_fn=as_tensor,
+    )
+    with warnings.catch_warnings():
+        # The loader only hands out numbers, so worker processes would not help.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+        trainer.fit(
+            module,
+            train_dataloaders=loader,
+            ckpt_path=str(folder / CHECKPOINTS / "last.ckpt") if resume else None,
+            weights_only=True if resume else None,
+        )
+    stored = torch.load(best(), map_location=config.device, weights_only=True)
+    prefix = "metanetwork."
+    metanetwork.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
+    )
+    metanetwork.to(config.device)
+
+
