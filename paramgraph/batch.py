@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from paramgraph.errors import BatchError
 from paramgraph.graph import ParamGraph
-from paramgraph.structure import Activation, EdgeKind, NeuronKind, ScaleKind
+from paramgraph.structure import EdgeKind, NeuronKind, ScaleKind
 from paramgraph.values import NUM_NEURON_CHANNELS, Values
 
 __all__ = ["Bucket", "GraphBatch", "Part", "Rows", "collate"]
@@ -125,7 +126,8 @@ class GraphBatch:
 
     Example:
         >>> import paramgraph as pg
-        >>> network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
         >>> graph = pg.capture(network, torch.randn(3, 2))
         >>> batch = pg.collate([(graph, graph.features(network.state_dict()))] * 3)
         >>> batch.num_networks, batch.num_neurons, batch.num_edges
@@ -200,12 +202,15 @@ def collate(
         A batch; network i is the i-th one given.
 
     Raises:
-        BatchError: No network, or values that do not fit their graph.
+        BatchError: No network, values that do not fit their graph, or several dtypes or devices.
     """
     merged: dict[str, tuple[ParamGraph, list[Values], list[Tensor]]] = {}
     count = 0
+    like: Tensor | None = None
     for graph, values in networks:
         _check(graph, values)
+        like = values.neurons[0] if like is None else like
+        _check_tensor(graph, values.neurons[0], like)
         rows = torch.arange(count, count + values.num_networks)
         count += values.num_networks
         entry = merged.setdefault(graph.signature, (graph, [], []))
@@ -230,8 +235,8 @@ def collate(
     buckets = []
     for bucket, slots in layout.buckets:
         blocks = [parts[slot.part].values.blocks[slot.block] for slot in slots]
-        values = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        buckets.append(_with_values(bucket, values))
+        together = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        buckets.append(replace(bucket, values=together))
     activation, kind, scale, depth, reverse_depth, identity = layout.table.unbind(1)
     return GraphBatch(
         num_networks=count,
@@ -262,26 +267,21 @@ def _check(graph: ParamGraph, values: Values) -> None:
         )
 
 
+def _check_tensor(graph: ParamGraph, tensor: Tensor, like: Tensor) -> None:
+    if (tensor.dtype, tensor.device) != (like.dtype, like.device):
+        raise BatchError(
+            f"cannot collate: the values of {graph.name!r} are {tensor.dtype} on {tensor.device}, "
+            f"those of the first network {like.dtype} on {like.device}. Convert them with "
+            "values.to(...)."
+        )
+
+
 def _concatenate(values: Sequence[Values]) -> Values:
     if len(values) == 1:
         return values[0]
     return Values(
         tuple(torch.cat(blocks) for blocks in zip(*(v.blocks for v in values), strict=True)),
         tuple(torch.cat(neurons) for neurons in zip(*(v.neurons for v in values), strict=True)),
-    )
-
-
-def _with_values(bucket: Bucket, values: Tensor) -> Bucket:
-    return Bucket(
-        kind=bucket.kind,
-        role=bucket.role,
-        sender_depth=bucket.sender_depth,
-        receiver_depth=bucket.receiver_depth,
-        positions=bucket.positions,
-        senders=bucket.senders,
-        receivers=bucket.receivers,
-        values=values,
-        edges=bucket.edges,
     )
 
 
@@ -430,19 +430,17 @@ def _role(graph: ParamGraph, number: int) -> str:
 def _rows(ranges: Sequence[tuple[int, int]], device: str) -> Rows:
     """One slice where the ranges follow each other, else an index."""
     length = sum(num for _, num in ranges)
-    contiguous = all(
-        a + n == b for (a, n), (b, _) in zip(ranges[:-1], ranges[1:], strict=True)
-    )
+    contiguous = all(a + n == b for (a, n), (b, _) in pairwise(ranges))
     if contiguous:
         return Rows(ranges[0][0], length, None)
     index = torch.cat([torch.arange(start, start + num) for start, num in ranges])
     return Rows(-1, length, index.to(device))
 
 
-NUM_ACTIVATIONS = len(Activation)
 ROLES = tuple((kind, place) for kind in EdgeKind for place in ("first", "hidden", "last"))
+"""All block roles, in the order of tables of scales."""
 
 
-def fan_in(bucket: Bucket) -> float:
+def fan_in(bucket: Bucket) -> int:
     """Number of weights that a receiver sums over in this bucket."""
     return math.prod(bucket.values.shape[3:])

@@ -50,9 +50,7 @@ def add_rows(level: Tensor | None, rows: Rows, values: Tensor, num_rows: int) ->
     return level.index_add(0, rows.numbers(values.device), values)
 
 
-def push(
-    bucket: Bucket, weights: Tensor, features: Tensor, *, backward: bool = False
-) -> Tensor:
+def push(bucket: Bucket, weights: Tensor, features: Tensor, *, backward: bool = False) -> Tensor:
     """Multiply features by the networks' own weights: ``f_r = sum_s W_rs h_s``.
 
     The features are cut into as many equal parts as there are operators, and operator c acts on
