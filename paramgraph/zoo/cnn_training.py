@@ -49,7 +49,7 @@ class Hyperparameters:
     def sample(cls, num: int, rng: np.random.Generator) -> "Hyperparameters":
         """Draw settings from wide ranges, so that accuracies spread from chance to the best."""
         return cls(
-            learning_rate=10 ** rng.uniform(-4.3, -1.3, num),
+            learning_rate=10 ** rng.uniform(-3.8, -1.3, num),
             weight_decay=10 ** rng.uniform(-4.0, 0.0, num),
             init_gain=10 ** rng.uniform(-0.5, 0.5, num),
             # Most runs see clean labels; the others up to 80 % noise.

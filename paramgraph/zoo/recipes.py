@@ -71,7 +71,7 @@ def digits_cnn_recipe(
 
     Args:
         out: Folder of the zoo.
-        scale: ``"demo"``: 17 architectures (3 held out), 36 runs each, 5 checkpoints per run;
+        scale: ``"demo"``: 18 architectures (3 held out), 36 runs each, 5 checkpoints per run;
             ``"tiny"``: 3 architectures (1 held out), 6 runs each, 2 checkpoints.
         seed: Everything random follows from it.
         progress: Show a progress bar.
@@ -85,11 +85,11 @@ def digits_cnn_recipe(
     is_tiny = _is_tiny(scale)
     return train_classifiers(
         load_images("digits"),
-        sample_architectures(3 if is_tiny else 17, seed=seed),
+        sample_architectures(3 if is_tiny else 18, seed=seed),
         num_per_architecture=6 if is_tiny else 36,
         out=out,
-        steps=20 if is_tiny else 250,
-        checkpoints=(10, 20) if is_tiny else (10, 30, 80, 150, 250),
+        steps=20 if is_tiny else 300,
+        checkpoints=(10, 20) if is_tiny else (15, 50, 110, 200, 300),
         seed=seed,
         num_unseen_architectures=1 if is_tiny else 3,
         progress=progress,
