@@ -220,10 +220,10 @@ READ: dict[str, tuple[nn.Module, Any, int, list[str]]] = {
     ),
     "input_read_along_two_axes": (
         _small(
-            lambda n, x: n.o(relu(n.c(x)).mean((2, 3))) + n.p(x).mean((1, 2)),
-            **{"c": nn.Conv2d(3, 5, 1), "p": nn.Linear(3, 2)},
+            lambda n, x: n.o(relu(x @ n.w)) + n.o(relu((n.v @ x).t())),
+            **{"w": parameter(3, 5), "v": parameter(5, 3)},
         ),
-        *(vectors(2, 3, 4, 3), 120, ["relu", ""]),
+        *(vectors(3, 3), 120, ["relu", "relu", ""]),
     ),
     "buffer_that_changes_while_running": (
         randomise(_Counter(), 0),
@@ -260,6 +260,9 @@ def test_a_hazardous_network_is_read_right(name: str) -> None:
     state = network.state_dict()
     written = graph.write_back(graph.features(state))
     assert all(torch.equal(value[0], state[key]) for key, value in written.items())
+    statistics = {key for key in state if "running" in key}
+    parameters = {key for key, _ in network.named_parameters(remove_duplicate=False)}
+    assert set(written) == (parameters | statistics) - set(graph.unused_parameters)
 
 
 def test_an_input_that_is_read_along_two_axes_is_two_groups() -> None:

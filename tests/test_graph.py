@@ -71,9 +71,10 @@ def test_outputs_are_counted_over_all_heads() -> None:
 def test_signatures_tell_architectures_apart() -> None:
     signatures = {pg.capture(h.make(), h.example_inputs).signature for h in HAZARDS}
     assert len(signatures) == len(HAZARDS)
-    wide = pg.capture(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), vectors(4, 3))
-    tanh = pg.capture(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), vectors(4, 3))
-    assert wide.signature != tanh.signature
+    # Neither has scale symmetries, so only the activation differs.
+    gelu = pg.capture(nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2)), vectors(4, 3))
+    silu = pg.capture(nn.Sequential(nn.Linear(3, 5), nn.SiLU(), nn.Linear(5, 2)), vectors(4, 3))
+    assert gelu.signature != silu.signature
 
 
 def test_edges_are_those_of_the_trace_and_not_of_the_values() -> None:
