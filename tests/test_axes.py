@@ -106,8 +106,8 @@ def _small(wiring: Callable[..., Any], **parts: nn.Module | nn.Parameter) -> nn.
 
 
 def _image(wiring: Callable[..., Any], **parts: nn.Module | nn.Parameter) -> nn.Module:
-    """A convolution to four channels as ``a``, Linear(4, 2) as ``o``, and further parts."""
-    layers: dict[str, Any] = {"a": nn.Conv2d(1, 4, 3), "o": nn.Linear(4, 2), **parts}
+    """A convolution without bias to four channels as ``a``, Linear(4, 2) as ``o``, and further parts."""
+    layers: dict[str, Any] = {"a": nn.Conv2d(1, 4, 3, bias=False), "o": nn.Linear(4, 2), **parts}
     return randomise(Wired(wiring, **layers), 0)
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from paramgraph.errors import CaptureError
 
-__all__ = ["ExampleInputs", "detached", "evaluation_copy", "output_tensors", "run_network"]
+__all__ = [
+    "ExampleInputs",
+    "detached",
+    "evaluation_copy",
+    "kept_random_state",
+    "output_tensors",
+    "run_network",
+]
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
@@ -58,6 +67,15 @@ def run_network(network: nn.Module, example_inputs: ExampleInputs) -> Any:
     if isinstance(example_inputs, Mapping):
         return network(**example_inputs)
     return network(*example_inputs)
+
+
+@contextlib.contextmanager
+def kept_random_state(network: nn.Module) -> Iterator[None]:
+    """Put the random state of the CPU and of the network's devices back afterwards."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    devices = {tensor.device.index for tensor in tensors if tensor.is_cuda}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        yield
 
 
 def output_tensors(result: Any) -> list[Tensor]:

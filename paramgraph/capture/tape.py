@@ -19,6 +19,7 @@ from paramgraph.capture.running import (
     ExampleInputs,
     detached,
     evaluation_copy,
+    kept_random_state,
     output_tensors,
     run_network,
 )
@@ -263,7 +264,7 @@ def record(network: nn.Module, example_inputs: ExampleInputs) -> Tape:
     if not tape.inputs:
         raise CaptureError("example_inputs hold no tensor: capture needs something to run on.")
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
+        with torch.no_grad(), kept_random_state(network), recorder:
             result = run_network(network, inputs)
     except CaptureError:
         raise

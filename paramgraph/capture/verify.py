@@ -12,6 +12,7 @@ from paramgraph.capture.running import (
     ExampleInputs,
     detached,
     evaluation_copy,
+    kept_random_state,
     output_tensors,
     run_network,
 )
@@ -169,7 +170,7 @@ def _disturbed(
 
 
 def _outputs(network: nn.Module, state: dict[str, Tensor], inputs: ExampleInputs) -> list[Tensor]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), kept_random_state(network):
         torch.manual_seed(0)
         network.load_state_dict(state, strict=bool(state))
         outputs = output_tensors(run_network(network, detached(inputs)))
