@@ -69,7 +69,7 @@ def check_graph(
         _row("function", name, tolerance, lambda: _function(network, graph, example_inputs, seeds)),
         _row("commute", name, tolerance, lambda: _commute(graph, state, seeds)),
         _row("complete", name, 0.0, lambda: _complete(network, graph)),
-        _row("round trip", name, 0.0, lambda: _round_trip(graph, state)),
+        _row("round trip", name, 0.0, lambda: _round_trip(graph, double_state(network))),
         _row("zero weight", name, 0.0, lambda: _zero_weight(network, graph, example_inputs)),
     )
     return LawReport(f"graph of {name}", rows)

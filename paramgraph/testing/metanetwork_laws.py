@@ -23,6 +23,7 @@ from paramgraph.values import Values
 
 __all__ = ["assert_metanetwork", "check_metanetwork"]
 
+LAW_NAMES = (*(law.name for law in LAWS), "mixed batch")
 _KNOWN_SYMMETRIES = ("permutation", "sign", "scale")
 
 Pair = tuple[ParamGraph, Values]
@@ -80,9 +81,9 @@ def check_metanetwork(
     cases, unread, problem = _cases(metanetwork, networks, fit=fit_statistics, seed=seed)
     for law in LAWS:
         rows += [_row(law, case, tolerance) for case in cases]
-        rows += [LawRow(law.name, other, None, 0.0, why) for other, why in unread]
         if law.name == "batch of one":
             rows += _mixed_batch(cases, problem, tolerance, seed)
+    rows += [LawRow(law, other, None, 0.0, why) for law in LAW_NAMES for other, why in unread]
     return LawReport(name, tuple(rows))
 
 

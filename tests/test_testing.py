@@ -1,0 +1,425 @@
+"""The public checks themselves: each law notices a metanetwork or a graph that breaks it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from networks import HAZARDS, Hazard, by_name
+from torch import Tensor, nn
+
+import paramgraph as pg
+import paramgraph.testing as pt
+from paramgraph.batch import GraphBatch
+from paramgraph.nn import Metanetwork, OperatorMetanetwork
+from paramgraph.nn.metanetwork import network_mean
+from paramgraph.structure import ScaleGroup, ScaleKind
+from paramgraph.testing.metanetwork_laws import LAW_NAMES
+
+NAMES = ("mlp", "mixed_activations", "batch_norm")
+Defect = Callable[[Metanetwork, GraphBatch], Tensor]
+
+
+class Broken(Metanetwork):
+    """A sound metanetwork, read through a defect."""
+
+    def __init__(self, defect: Defect, symmetry: str = "permutation", *promised: str) -> None:
+        super().__init__(2)
+        self.inner = OperatorMetanetwork(2, hidden_dim=8, num_rounds=1, symmetry=symmetry)
+        self.defect = defect
+        self.promised = frozenset(promised or ("permutation",))
+
+    def promised_symmetries(self) -> frozenset[str]:
+        return self.promised
+
+    def fit_statistics(self, batches: Any) -> None:
+        self.inner.fit_statistics(batches)
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        return self.defect(self.inner, batch)
+
+
+def sound(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return inner(batch)
+
+
+def reads_neuron_0(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    hidden = (batch.kind == 1).nonzero()[:, 0]
+    first = [hidden[batch.network[hidden] == i][0] for i in range(batch.num_networks)]
+    return inner(batch) + batch.neuron_values[torch.stack(first), :1]
+
+
+def absolute_weights(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    """Keeps signs, but a weight that grows is seen to grow."""
+    rows, sizes = [], []
+    for part in batch.parts:
+        blocks = [block.abs().flatten(1).mean(1) for block in part.values.blocks]
+        sizes.append(torch.stack(blocks).sum(0))
+        rows.append(part.rows)
+    return inner(batch) + 0.01 * torch.cat(sizes)[torch.cat(rows).argsort()][:, None]
+
+
+def centred_over_the_batch(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    out = inner(batch)
+    return out - 0.5 * out.mean(0)
+
+
+def counts_architectures(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return inner(batch) * len(batch.parts)
+
+
+def forgets_the_order(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return inner(batch)[torch.cat([part.rows for part in batch.parts])]
+
+
+def constant(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return 0 * inner(batch) + 1
+
+
+def _with_channels(batch: GraphBatch, *channels: float) -> GraphBatch:
+    return replace(batch, neuron_values=batch.neuron_values * batch.neuron_values.new(channels))
+
+
+def ignores_biases(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return inner(_with_channels(batch, 0, 1, 1))
+
+
+def ignores_running_statistics(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return inner(_with_channels(batch, 1, 0, 0))
+
+
+def sums_only(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    total = network_mean(batch.neuron_values, batch.network, batch.num_networks)
+    return 0 * inner(batch) + total.sum(1, keepdim=True).tanh()
+
+
+def biased(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return 0.01 * inner(batch) + 1
+
+
+def detached(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    first, *rest = batch.buckets
+    return inner(replace(batch, buckets=(replace(first, values=first.values.detach()), *rest)))
+
+
+def divides_by_the_norm(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    squares = batch.neuron_values.square()
+    return inner(batch) / network_mean(squares, batch.network, batch.num_networks)[:, :1].sqrt()
+
+
+def overflows_in_float32(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return (1e25 * inner(batch)).square()
+
+
+def drops_out_while_predicting(inner: Metanetwork, batch: GraphBatch) -> Tensor:
+    return nn.functional.dropout(inner(batch), 0.5, training=True)
+
+
+DEFECTS: dict[str, tuple[str, Broken | Callable[[], Broken]]] = {
+    "reads_neuron_0": ("permutation", lambda: Broken(reads_neuron_0)),
+    "mlp_on_biases": ("sign", lambda: Broken(sound, "permutation", "permutation", "sign")),
+    "absolute_weights": (
+        "scale",
+        lambda: Broken(absolute_weights, "scale", "permutation", "sign", "scale"),
+    ),
+    "centred_over_the_batch": ("batch of one", lambda: Broken(centred_over_the_batch)),
+    "counts_architectures": ("mixed batch", lambda: Broken(counts_architectures)),
+    "forgets_the_order": ("mixed batch", lambda: Broken(forgets_the_order)),
+    "constant": ("sensitive", lambda: Broken(constant)),
+    "ignores_biases": ("sensitive", lambda: Broken(ignores_biases)),
+    "ignores_running_statistics": (
+        "running statistics",
+        lambda: Broken(ignores_running_statistics),
+    ),
+    "sums_only": ("wrong permutation", lambda: Broken(sums_only)),
+    "biased": ("spread", lambda: Broken(biased)),
+    "detached": ("gradient", lambda: Broken(detached)),
+    "overflows_in_float32": ("finite", lambda: Broken(overflows_in_float32)),
+    "divides_by_the_norm": ("zero weight", lambda: Broken(divides_by_the_norm)),
+    "drops_out_while_predicting": ("deterministic", lambda: Broken(drops_out_while_predicting)),
+    "misspelt": ("promises", lambda: Broken(sound, "sign", "permutation", "signs")),
+}
+
+
+@functools.cache
+def example_networks() -> list[pt.ExampleNetwork]:
+    return [pt.ExampleNetwork(n, by_name(n).make(), by_name(n).example_inputs) for n in NAMES]
+
+
+@pytest.mark.parametrize("symmetry", ["permutation", "sign", "scale"])
+def test_the_metanetwork_without_a_defect_passes(symmetry: str) -> None:
+    promised = {"permutation": (), "sign": ("sign",), "scale": ("sign", "scale")}[symmetry]
+    metanetwork = Broken(sound, symmetry, "permutation", *promised)
+    pt.assert_metanetwork(metanetwork, example_networks())
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_each_law_notices_its_defect(defect: str) -> None:
+    law, make = DEFECTS[defect]
+    report = pt.check_metanetwork(make(), example_networks())
+    assert not report.passed
+    assert law in {row.law for row in report.failures}, str(report)
+
+
+def test_each_law_has_a_defect() -> None:
+    assert {law for law, _ in DEFECTS.values()} == {*LAW_NAMES, "promises"}
+
+
+@pytest.mark.parametrize(
+    ("defect", "laws"),
+    [
+        ("reads_neuron_0", {"permutation"}),
+        ("absolute_weights", {"scale"}),
+        ("counts_architectures", {"mixed batch"}),
+        ("biased", {"spread"}),
+        ("detached", {"gradient"}),
+        ("ignores_running_statistics", {"running statistics"}),
+    ],
+)
+def test_a_defect_breaks_its_own_law_and_no_other(defect: str, laws: set[str]) -> None:
+    report = pt.check_metanetwork(DEFECTS[defect][1](), example_networks())
+    assert {row.law for row in report.failures} == laws, str(report)
+
+
+def test_assert_names_the_broken_law_the_network_and_the_tensor() -> None:
+    match = r"sensitive on mlp: .* more than 1e-05 expected \((0|2|4).bias\)"
+    with pytest.raises(AssertionError, match=match):
+        pt.assert_metanetwork(Broken(ignores_biases), example_networks())
+
+
+def test_a_metanetwork_that_reads_nothing_has_not_passed() -> None:
+    class Refusing(Metanetwork):
+        def forward(self, batch: GraphBatch) -> Tensor:
+            raise pg.BatchError("not today")
+
+    report = pt.check_metanetwork(Refusing(1), example_networks())
+    assert not report.passed
+    assert not report.failures
+    assert all("not today" in row.note for row in report.rows)
+    assert "Metanetwork" not in str(report)
+    with pytest.raises(AssertionError, match="FAILED: 0 of 0 checks"):
+        pt.assert_metanetwork(Refusing(1), example_networks())
+
+
+def test_a_refused_network_is_reported_and_the_others_are_mixed() -> None:
+    class Small(Metanetwork):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.inner = OperatorMetanetwork(2, hidden_dim=8, num_rounds=1)
+
+        def forward(self, batch: GraphBatch) -> Tensor:
+            if any(len(part.graph.blocks) > 4 for part in batch.parts):
+                raise pg.BatchError("more than 4 blocks")
+            return self.inner(batch)
+
+    report = pt.check_metanetwork(Small(), example_networks())
+    assert report.passed
+    mixed = {row.network: row.passed for row in report.of("mixed batch")}
+    assert mixed == {"mlp": True, "mixed_activations": None, "batch_norm": True}
+    notes = {row.note for row in report.rows if row.network == "mixed_activations"}
+    assert notes == {"refused: more than 4 blocks"}
+
+
+def test_one_network_alone_makes_no_mixed_batch() -> None:
+    report = pt.check_metanetwork(Broken(sound), example_networks()[:1])
+    (row,) = report.of("mixed batch")
+    assert row.passed is None
+    assert row.note == "there is one network only"
+
+
+def test_the_metanetwork_and_the_networks_are_not_changed() -> None:
+    metanetwork = Broken(sound).train()
+    before = {name: value.clone() for name, value in metanetwork.state_dict().items()}
+    weights = {n.name: next(n.network.parameters()).clone() for n in example_networks()}
+    pt.check_metanetwork(metanetwork, example_networks())
+    after = metanetwork.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert metanetwork.training
+    assert next(metanetwork.parameters()).dtype == torch.float32
+    for network in example_networks():
+        assert torch.equal(next(network.network.parameters()), weights[network.name])
+
+
+def test_the_seed_decides_everything() -> None:
+    metanetwork = Broken(sound)
+    first, again, other = (
+        [row.error for row in pt.check_metanetwork(metanetwork, example_networks(), seed=s).rows]
+        for s in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+# --- graphs
+
+
+@pytest.mark.parametrize("hazard", HAZARDS, ids=str)
+def test_the_laws_of_capture_hold(hazard: Hazard) -> None:
+    report = pt.check_graph(hazard.make(), hazard.example_inputs, num_seeds=3)
+    assert report.passed, str(report)
+
+
+def _graph_report(name: str, change: Callable[[pg.ParamGraph], pg.ParamGraph]) -> pt.LawReport:
+    hazard = by_name(name)
+    network = hazard.make()
+    graph = change(pg.capture(network, hazard.example_inputs))
+    return pt.check_graph(network, hazard.example_inputs, graph=graph)
+
+
+def _frees_the_outputs(graph: pg.ParamGraph) -> pg.ParamGraph:
+    groups = tuple(replace(group, free=True) for group in graph.axis_groups)
+    return replace(graph, axis_groups=groups)
+
+
+def _lets_relu_change_sign(graph: pg.ParamGraph) -> pg.ParamGraph:
+    groups = tuple(ScaleGroup(g.name, g.size, ScaleKind.SIGN) for g in graph.scale_groups)
+    return replace(graph, scale_groups=groups)
+
+
+def _forgets_that_neurons_move(graph: pg.ParamGraph) -> pg.ParamGraph:
+    groups = tuple(replace(group, axes=(group.size,)) for group in graph.neuron_groups)
+    return replace(graph, neuron_groups=groups)
+
+
+def _reads_the_wrong_parameter(graph: pg.ParamGraph) -> pg.ParamGraph:
+    """The two 4 x 4 matrices in the middle change places."""
+    blocks = list(graph.blocks)
+    second, third = blocks[1].view, blocks[2].view
+    blocks[1], blocks[2] = replace(blocks[1], view=third), replace(blocks[2], view=second)
+    return replace(graph, blocks=tuple(blocks))
+
+
+def _loses_the_biases(graph: pg.ParamGraph) -> pg.ParamGraph:
+    groups = tuple(replace(group, features=()) for group in graph.neuron_groups)
+    parameters = tuple(row for row in graph.parameters if not row.name.endswith("bias"))
+    return replace(graph, neuron_groups=groups, parameters=parameters)
+
+
+def _ties_what_is_not_tied(graph: pg.ParamGraph) -> pg.ParamGraph:
+    parameters = list(graph.parameters)
+    place = [row.name for row in parameters].index("2.weight")
+    parameters[place] = replace(parameters[place], aliases=("4.weight",))
+    return replace(graph, parameters=tuple(parameters[:place] + parameters[place:][::-1]))
+
+
+def _has_other_activations(graph: pg.ParamGraph) -> pg.ParamGraph:
+    groups = tuple(replace(group, activation_text="?") for group in graph.neuron_groups)
+    return replace(graph, neuron_groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("law", "change", "note"),
+    [
+        ("function", _frees_the_outputs, "worst of 20 seeds: "),
+        ("function", _lets_relu_change_sign, "worst of 20 seeds: "),
+        ("commute", _forgets_that_neurons_move, "worst at "),
+        ("commute", _reads_the_wrong_parameter, "worst at "),
+        ("complete", _loses_the_biases, "0.bias, 2.bias, 4.bias, 6.bias, 8.bias"),
+        ("round trip", _ties_what_is_not_tied, "4.weight"),
+        ("zero weight", _has_other_activations, "the structure changes"),
+    ],
+)
+def test_each_law_notices_a_wrong_graph(
+    law: str, change: Callable[[pg.ParamGraph], pg.ParamGraph], note: str
+) -> None:
+    report = _graph_report("mixed_activations", change)
+    assert not report.passed
+    (row,) = report.of(law)
+    assert row.passed is False, str(report)
+    assert note in row.note
+
+
+def test_outputs_that_are_not_finite_break_the_law() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    inputs = torch.full((4, 2), math.inf)
+    graph = pg.capture(network, torch.randn(4, 2))
+    (row,) = pt.check_graph(network, inputs, graph=graph, num_seeds=1).of("function")
+    assert row.passed is False
+    assert "not finite" in row.note
+
+
+# --- networks and reports
+
+
+def test_there_are_enough_hazard_networks_and_the_laws_hold_on_them() -> None:
+    networks = pt.hazard_networks()
+    assert len({network.name for network in networks}) == len(networks) >= 12
+    for name, network, inputs in networks:
+        assert sum(p.numel() for p in network.parameters()) < 200, name
+        report = pt.check_graph(network, inputs, num_seeds=2)
+        assert report.passed, f"{name}: {report}"
+
+
+def test_hazard_networks_follow_their_seed_and_leave_the_global_one_alone() -> None:
+    state = torch.get_rng_state()
+    first, again, other = (pt.hazard_networks(seed)[0].network for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    one, two, three = (next(network.parameters()) for network in (first, again, other))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+
+
+def test_hazard_networks_have_no_default_values() -> None:
+    for name, network, _ in pt.hazard_networks():
+        for key, value in network.state_dict().items():
+            if value.is_floating_point():
+                assert not (value == 0).any(), f"{name}: {key}"
+                assert not (value == 1).any(), f"{name}: {key}"
+
+
+@pytest.mark.parametrize(
+    ("error", "must_exceed", "passed"),
+    [
+        (1.0, False, True),
+        (1.1, False, False),
+        (math.nan, False, False),
+        (1.0, True, False),
+        (1.1, True, True),
+        (math.nan, True, False),
+        (None, False, None),
+        (None, True, None),
+    ],
+)
+def test_a_row_compares_its_error_with_its_bound(
+    error: float | None, must_exceed: bool, passed: bool | None
+) -> None:
+    row = pt.LawRow("law", "net", error, 1.0, must_exceed=must_exceed)
+    assert row.passed is passed
+    assert row.applies is (error is not None)
+
+
+def test_a_report_shows_the_worst_network_and_every_broken_row() -> None:
+    rows = (
+        pt.LawRow("scale", "small", 1e-12, 1e-8),
+        pt.LawRow("scale", "large", 0.25, 1e-8, "draw 3"),
+        pt.LawRow("sign", "small", None, 1e-8, "no signs"),
+        pt.LawRow("sensitive", "small", 2e-5, 1e-5, must_exceed=True),
+        pt.LawRow("sensitive", "large", 3e-5, 1e-5, must_exceed=True),
+    )
+    report = pt.LawReport("Mine", rows)
+    lines = [line.split() for line in str(report).splitlines()]
+    assert lines[0] == ["Mine:", "FAILED:", "3", "of", "4", "checks"]
+    assert ["scale", "2", "2.5e-01", "<=", "1e-08", "large", "FAILED", "on", "1"] in lines
+    assert ["sensitive", "2", "2.0e-05", ">", "1e-05", "small", "passed"] in lines
+    assert ["sign", "0", "-", "-", "-", "does", "not", "apply"] in lines
+    assert "  scale on large: 2.5e-01, at most 1e-08 expected (draw 3)" in str(report)
+    assert "  sign on small: no signs" in str(report)
+    assert report.failures == rows[1:2]
+    assert report.laws == ("scale", "sign", "sensitive")
+
+
+def test_a_report_refuses_a_law_that_it_does_not_have() -> None:
+    report = pt.LawReport("Mine", (pt.LawRow("scale", "small", 0.0, 1.0),))
+    with pytest.raises(KeyError, match=r"no law 'scales' in the report; it has \('scale',\)"):
+        report.of("scales")
+
+
+def test_an_empty_report_has_not_passed() -> None:
+    assert not pt.LawReport("Mine", ()).passed
+    nothing = pt.LawReport("Mine", (pt.LawRow("scale", "small", None, 1.0, "why"),))
+    assert not nothing.passed
