@@ -60,13 +60,16 @@ def test_a_frozen_leaf_freezes_what_it_joins_and_its_parts() -> None:
     ]
 
 
-def test_unify_of_a_leaf_with_itself_split_elsewhere_keeps_the_parts() -> None:
-    """Splitting a leaf while it is still listed on the other side may not lose the parts."""
-    leaf, outer, inner = Leaf("leaf", 6), Leaf("outer", 2), Leaf("inner", 3)
-    unify((leaf, leaf), (outer, inner, outer, inner), "here")
-    parts = resolve((leaf,))
-    assert [axis_size((factor,)) for factor in parts] == [2, 3]
-    assert resolve((outer, inner)) == parts
+def test_a_leaf_that_is_split_while_it_is_listed_keeps_its_parts() -> None:
+    older, leaf, outer, inner = (
+        Leaf("older", 6),
+        Leaf("leaf", 6),
+        Leaf("outer", 2),
+        Leaf("inner", 3),
+    )
+    unify((leaf, leaf), (outer, inner, older), "here")
+    assert resolve((older,)) == resolve((leaf,)) == resolve((outer, inner))
+    assert [axis_size((factor,)) for factor in resolve((older,))] == [2, 3]
 
 
 def test_unify_refuses_axes_that_cut_through_each_other() -> None:
@@ -106,7 +109,7 @@ def _small(wiring: Callable[..., Any], **parts: nn.Module | nn.Parameter) -> nn.
 
 
 def _image(wiring: Callable[..., Any], **parts: nn.Module | nn.Parameter) -> nn.Module:
-    """A convolution without bias to four channels as ``a``, Linear(4, 2) as ``o``, and further parts."""
+    """A convolution without bias as ``a``, Linear(4, 2) as ``o``, and further parts."""
     layers: dict[str, Any] = {"a": nn.Conv2d(1, 4, 3, bias=False), "o": nn.Linear(4, 2), **parts}
     return randomise(Wired(wiring, **layers), 0)
 

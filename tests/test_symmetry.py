@@ -11,8 +11,16 @@ from networks import HAZARDS, Hazard, as_double, by_name, outputs
 from torch import Tensor, nn
 
 import paramgraph as pg
-from paramgraph.structure import AxisGroup, EdgeBlock, NeuronRole, ScaleGroup, ScaleKind
-from paramgraph.symmetry import draw_symmetry
+from paramgraph.structure import (
+    AxisGroup,
+    EdgeBlock,
+    NeuronGroup,
+    NeuronKind,
+    NeuronRole,
+    ScaleGroup,
+    ScaleKind,
+)
+from paramgraph.symmetry import Symmetry, draw_symmetry
 
 NUM_SEEDS = 20
 
@@ -185,6 +193,15 @@ def test_a_dependent_group_gets_one_order_per_copy() -> None:
     symmetry = draw_symmetry(rows, [], [], [])
     assert symmetry.orders["inner"].shape == (3, 4)
     assert rows[1].log_size(3) == pytest.approx(3 * torch.tensor(24.0).log().item())
+
+
+def test_a_dependent_group_moves_within_the_copy_its_data_comes_from() -> None:
+    rows = [AxisGroup("outer", 2, free=True), AxisGroup("inner", 3, free=True, given=("outer",))]
+    neurons = NeuronGroup("h", 6, NeuronKind.HIDDEN, axes=("outer", "inner"))
+    orders = {"outer": torch.tensor([[1, 0]]), "inner": torch.tensor([[0, 1, 2], [2, 0, 1]])}
+    symmetry = Symmetry(orders, {}, {row.name: row for row in rows}, (), (neurons,))
+    # The first three come from copy 1 (neurons 3, 4, 5) in its order 2, 0, 1.
+    assert symmetry.neuron_order(0).tolist() == [5, 3, 4, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
