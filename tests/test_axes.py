@@ -72,6 +72,12 @@ def test_a_leaf_that_is_split_while_it_is_listed_keeps_its_parts() -> None:
     assert [axis_size((factor,)) for factor in resolve((older,))] == [2, 3]
 
 
+def test_a_single_index_is_compared_with_nothing() -> None:
+    one, first, second = Leaf("one", 1), Leaf("first", 3), Leaf("second", 3)
+    unify((one, first), (second,), "here")
+    assert resolve((second,)) == (first,)
+
+
 def test_unify_refuses_axes_that_cut_through_each_other() -> None:
     with pytest.raises(pg.CaptureError, match=r"\(a\[6\],\) and \(b\[4\], c\[2\]\) .* \(aten.mm"):
         unify((Leaf("a", 6),), (Leaf("b", 4), Leaf("c", 2)), "aten.mm in module 'm'")

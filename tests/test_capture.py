@@ -16,7 +16,7 @@ from networks import HAZARDS, Hazard, Wired, as_double, by_name, outputs, vector
 from torch import Tensor, nn
 
 import paramgraph as pg
-from paramgraph.structure import EdgeBlock, EdgeKind, NeuronKind, NeuronRole
+from paramgraph.structure import EdgeBlock, EdgeKind, NeuronKind, NeuronRole, ScaleKind
 
 
 @dataclass(frozen=True)
@@ -271,6 +271,11 @@ def test_the_structure_is_as_worked_out_by_hand(hazard: Hazard) -> None:
     assert {g.name: g.given for g in graph.axis_groups if g.given} == given
     found = [(g.name, g.activation.value, g.scale.value) for g in graph.neuron_groups]
     assert found == expected.group_rows
+    kinds = {row.name: row.kind for row in graph.scale_groups}
+    for group in graph.neuron_groups:
+        scaled_by = {kinds[name] for name, _ in group.scale_exponents}
+        assert (ScaleKind.POSITIVE in scaled_by) == group.scale.has_positive
+        assert (ScaleKind.SIGN in scaled_by) == group.scale.has_sign
     assert (graph.num_neurons, graph.num_edges) == (expected.neurons, expected.edges)
     assert graph.num_parameters == expected.parameters
     assert graph.log_group_size() == pytest.approx(math.log(expected.permutations))
