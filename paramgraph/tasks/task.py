@@ -12,23 +12,31 @@ from torch.nn import functional
 from paramgraph.errors import ZooError
 from paramgraph.zoo import Zoo
 
-__all__ = ["AccuracyPrediction", "InrClassification", "Task", "make_task"]
+__all__ = ["AccuracyPrediction", "InrClassification", "Task", "make_task", "regression_metrics"]
 
 
 class Task(Protocol):
-    """Something to learn about networks.
+    """Something to learn about networks."""
 
-    Attributes:
-        name: As on the command line.
-        label: Column of the zoo.
-        out_dim: Outputs of the metanetwork.
-        score: The metric that chooses the best checkpoint (higher is better).
-    """
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        ...
 
-    name: str
-    label: str
-    out_dim: int
-    score: str
+    @property
+    def label(self) -> str:
+        """Column of the zoo."""
+        ...
+
+    @property
+    def out_dim(self) -> int:
+        """Outputs of the metanetwork."""
+        ...
+
+    @property
+    def score(self) -> str:
+        """The metric that chooses the best checkpoint (higher is better)."""
+        ...
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean loss of a mini-batch."""

@@ -110,7 +110,7 @@ def train(
         CheckpointError: ``out`` holds another run, or there is nothing to resume.
     """
     folder = Path(out)
-    _prepare_folder(folder, config, task, resume)
+    _check_folder(folder, config, task, resume)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     made_task = make_task(task, zoo)
@@ -125,6 +125,9 @@ def train(
     probe = EpochOrder(len(splits["train"]), 256, seed=config.seed)
     sample = [splits["train"].batch(as_tensor(n))[0] for n, _ in zip(probe, range(4), strict=False)]
     metanetwork.to(config.device).fit_statistics(sample)
+    import paramgraph.tasks.lightning  # noqa: F401  (takes seconds, which are not training)
+
+    _begin_folder(folder, config, task)
     wall, cpu = time.perf_counter(), time.process_time()
     _fit(metanetwork, made_task, splits, config, folder, resume=resume, progress=progress)
     seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
@@ -192,16 +195,22 @@ def _noisy(values: Tensor, amount: float) -> Tensor:
     return values * (1 + amount * torch.randn_like(values))
 
 
-def _prepare_folder(folder: Path, config: TrainConfig, task: str, resume: bool) -> None:
-    """Check or make the run folder, and write its configuration."""
-    have = folder / "config.json"
+def _check_folder(folder: Path, config: TrainConfig, task: str, resume: bool) -> None:
+    """Refuse a run folder that cannot be used; nothing is written yet."""
     settings = {"task": task, **asdict(config)}
     if resume:
         if not (folder / CHECKPOINTS / "last.ckpt").is_file():
             raise CheckpointError(
-                f"nothing to resume: {folder} has no checkpoints/last.ckpt. Start it without --resume."
+                f"nothing to resume: {folder} has no checkpoints/last.ckpt. "
+                "Start it without --resume."
             )
-        stored = json.loads(have.read_text())
+        try:
+            stored = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot resume: {folder}/config.json cannot be read ({error}). "
+                "Choose another folder."
+            ) from error
         if stored != json.loads(json.dumps(settings)):
             changed = {k: (stored.get(k), v) for k, v in settings.items() if stored.get(k) != v}
             raise CheckpointError(
@@ -209,15 +218,25 @@ def _prepare_folder(folder: Path, config: TrainConfig, task: str, resume: bool) 
                 "the same ones, or choose another folder."
             )
         return
-    if have.exists():
+    # A run that was stopped before its first epoch ended has nothing to keep: start it again.
+    if any((folder / name).exists() for name in ("metrics.json", f"{CHECKPOINTS}/last.ckpt")):
         raise CheckpointError(
             f"{folder} already holds a run. Resume it with --resume, or choose another --out."
         )
+    parents = [path for path in (folder, *folder.parents) if path.exists()]
+    if parents and not parents[0].is_dir():
+        raise CheckpointError(
+            f"cannot make the run folder {folder}: {parents[0]} is a file. Choose another folder."
+        )
+
+
+def _begin_folder(folder: Path, config: TrainConfig, task: str) -> None:
+    """Make the run folder and write its configuration, once the input is known to be usable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot make the run folder {folder}: {error.strerror}.") from error
-    _write_json(have, settings)
+    _write_json(folder / "config.json", {"task": task, **asdict(config)})
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -235,7 +254,7 @@ def _fit(
     progress: bool,
 ) -> None:
     """Run Lightning; afterwards the metanetwork holds the best checkpoint."""
-    from paramgraph.tasks.lightning import make_trainer, make_module
+    from paramgraph.tasks.lightning import make_module, make_trainer
 
     for name, networks in splits.items():
         if not len(networks):
@@ -243,15 +262,15 @@ def _fit(
     order = EpochOrder(len(splits["train"]), config.batch_size, seed=config.seed)
     module = make_module(metanetwork, task, splits, config, len(order), folder)
     trainer, best = make_trainer(task, config, folder, progress=progress)
-    numbers = range(len(splits["train"]))
-    loader = torch.utils.data.DataLoader(
-        numbers,  # type: ignore[arg-type]
-        batch_sampler=order,  # type: ignore[arg-type]
-        collate_fn=as_tensor,
+    numbers: Any = range(len(splits["train"]))  # a data set of the numbers themselves
+    batch_sampler: Any = order
+    loader: torch.utils.data.DataLoader[int] = torch.utils.data.DataLoader(
+        numbers, batch_sampler=batch_sampler, collate_fn=as_tensor
     )
     with warnings.catch_warnings():
         # The loader only hands out numbers, so worker processes would not help.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
         trainer.fit(
             module,
@@ -265,5 +284,3 @@ def _fit(
         {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
     )
     metanetwork.to(config.device)
-
-
