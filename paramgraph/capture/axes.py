@@ -152,6 +152,8 @@ def regroup(
             if not factors:
                 raise CaptureError(f"{operation} to {tuple(shape)} does not keep the size.")
             factor = factors.pop()
+            if size % axis_size(have):
+                raise _misaligned(tuple(have), (size,), operation)
             need = size // axis_size(have)
             if _size(factor) > need:
                 head, tail = _split(factor, need, (*have, factor), tuple(shape), operation)
