@@ -4,7 +4,7 @@ The data flows along one line: ``capture`` (network to ``ParamGraph``), ``featur
 ``Values``), ``collate`` (many networks to a ``GraphBatch``), a metanetwork from ``paramgraph.nn``.
 """
 
-from paramgraph import nn, zoo
+from paramgraph import nn, testing, zoo
 from paramgraph.batch import GraphBatch, collate
 from paramgraph.capture import Verification, capture, verify
 from paramgraph.errors import (
@@ -22,3 +22,28 @@ from paramgraph.values import Values
 from paramgraph.zoo import Zoo
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AxisGroup",
+    "BatchError",
+    "CaptureError",
+    "CheckpointError",
+    "EdgeBlock",
+    "GraphBatch",
+    "GraphError",
+    "NeuronGroup",
+    "ParamGraph",
+    "ParamGraphError",
+    "ScaleGroup",
+    "Symmetry",
+    "Values",
+    "Verification",
+    "Zoo",
+    "ZooError",
+    "capture",
+    "collate",
+    "nn",
+    "testing",
+    "verify",
+    "zoo",
+]

@@ -165,8 +165,19 @@ class GraphBatch:
         return self.neuron_values.dtype
 
     def split(self, neurons: Tensor) -> list[Tensor]:
-        """Cut a flat ``[N, ...]`` tensor into levels (views)."""
-        return [neurons[start:end] for start, end in self.levels]
+        """Cut a flat ``[N, ...]`` tensor into levels (views).
+
+        One ``torch.split``, not slices: the gradient of each slice would fill a whole flat tensor.
+        """
+        return list(neurons.split([end - start for start, end in self.levels]))
+
+    def split_edges(self, edges: Tensor) -> list[Tensor]:
+        """Cut a flat ``[E, dim]`` tensor into buckets ``[m * num_blocks, R, S, dim]`` (views)."""
+        flat = edges.split([bucket.edges[1] - bucket.edges[0] for bucket in self.buckets])
+        return [
+            part.reshape(*bucket.block_shape, -1)
+            for part, bucket in zip(flat, self.buckets, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -135,12 +135,12 @@ _STD_EPSILON = 1e-5
 
 
 def moments(
-    batch: GraphBatch, messages: Callable[[Bucket], tuple[Tensor, Tensor]]
+    batch: GraphBatch, messages: Callable[[int], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """``Moments`` over all buckets; ``messages`` gives those to receivers and to senders."""
+    """``Moments`` over all buckets; ``messages(number)`` gives those to receivers and to senders."""
     total = Moments(batch)
-    for bucket in batch.buckets:
-        to_receivers, to_senders = messages(bucket)
+    for number, bucket in enumerate(batch.buckets):
+        to_receivers, to_senders = messages(number)
         total.add(bucket, to_receivers)
         total.add(bucket, to_senders, to_senders=True)
     return total.finish()

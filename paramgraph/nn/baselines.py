@@ -197,6 +197,5 @@ class FlatMLP(Metanetwork):
         part = batch.parts[0]
         parameters = part.graph.write_back(part.values)
         names = [row.name for row in part.graph.parameters]
-        flat = torch.cat([parameters[name].flatten(1) for name in names], dim=1)
-        order = part.rows.argsort().to(flat.device)
-        return flat[order]
+        # One part: its rows are in the order of the batch.
+        return torch.cat([parameters[name].flatten(1) for name in names], dim=1)

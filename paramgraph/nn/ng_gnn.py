@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from paramgraph.batch import Bucket, GraphBatch
+from paramgraph.batch import GraphBatch
 from paramgraph.engine import moments, receivers_of, senders_of
 from paramgraph.errors import BatchError
 from paramgraph.nn.encoders import EdgeEncoder, NeuronEncoder
@@ -169,13 +169,15 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         target = batch.split(self.message_target(neurons))
         source = batch.split(self.message_source(neurons))
-        film_forward, film_backward = self.film(forward), self.film(backward)
+        film_forward = batch.split_edges(self.film(forward))
+        film_backward = batch.split_edges(self.film(backward))
 
-        def messages(bucket: Bucket) -> tuple[Tensor, Tensor]:
+        def messages(number: int) -> tuple[Tensor, Tensor]:
+            bucket = batch.buckets[number]
             s, r = bucket.sender_depth, bucket.receiver_depth
             up = receivers_of(target[r], bucket) + senders_of(source[s], bucket)
             down = senders_of(target[s], bucket) + receivers_of(source[r], bucket)
-            return _film(film_forward, bucket, up), _film(film_backward, bucket, down)
+            return _film(film_forward[number], up), _film(film_backward[number], down)
 
         statistics, degree = moments(batch, messages)
         amplified = statistics * ((degree + 1).log() / log_degree.to(neurons.dtype))
@@ -209,10 +211,9 @@ class _Layer(nn.Module):
         return self.edge_out(nn.functional.silu(self.edge_own(edges) + torch.cat(ends)))
 
 
-def _film(film: Tensor, bucket: Bucket, values: Tensor) -> Tensor:
+def _film(film: Tensor, values: Tensor) -> Tensor:
     """Scale and shift messages by what the edge says."""
-    start, end = bucket.edges
-    scale, shift = film[start:end].reshape(*bucket.block_shape, -1).chunk(2, dim=-1)
+    scale, shift = film.chunk(2, dim=-1)
     return torch.addcmul(shift, scale, values)
 
 

@@ -88,7 +88,7 @@ class OperatorMetanetwork(Metanetwork):
         self.output_identity = nn.Parameter(torch.randn(self.max_identities, hidden_dim))
         context_dim = 24
         self.activation = nn.Embedding(len(Activation), context_dim)
-        self.context = nn.Linear(context_dim + 6, context_dim)
+        self.context = nn.Linear(context_dim + 10, context_dim)
         self.bias_map = nn.Linear(2, hidden_dim, bias=False)
         self.rounds = nn.ModuleList(
             _Round(hidden_dim, num_operators, context_dim, dropout) for _ in range(num_rounds)
@@ -116,10 +116,15 @@ class OperatorMetanetwork(Metanetwork):
         """
         types = NeuronTypes.of(batch, self.symmetry)
         statistics = self.standardizer.neurons(batch)
-        context = self.context(self._facts(batch, statistics))
+        weights = [self.standardizer.edges(bucket) for bucket in batch.buckets]
+        facts = self._facts(batch, statistics)
+        magnitudes = log_magnitudes(batch, weights)
+        if self.symmetry == "scale":
+            # The size of a weight says nothing where it can be rescaled.
+            magnitudes = torch.zeros_like(magnitudes)
+        context = self.context(torch.cat([facts, magnitudes], dim=1))
         bias = self.bias_map(statistics[:, :2])
         primal, dual = self._start(batch)
-        weights = [self.standardizer.edges(bucket) for bucket in batch.buckets]
         levels = _Levels(batch, types, batch.split(context), batch.split(bias))
         h, g = batch.split(primal), batch.split(dual)
         for layer in self.rounds:
@@ -166,6 +171,35 @@ class OperatorMetanetwork(Metanetwork):
             rows = (batch.kind == kind).nonzero()[:, 0]
             means.append(network_mean(values[rows], batch.network[rows], batch.num_networks))
         return torch.cat(means, dim=1)
+
+
+def log_magnitudes(batch: GraphBatch, weights: list[Tensor]) -> Tensor:
+    """Logarithms of the mean and largest square of each neuron's weights ``[N, 4]``.
+
+    Columns: mean and largest over incoming weights, then over outgoing ones; 0 where there are
+    none. A change of sign does not change them.
+    """
+    result = batch.neuron_values.new_zeros(batch.num_neurons, 4)
+    for column, to_senders in ((0, False), (2, True)):
+        rows, total, largest, count = [], [], [], []
+        for bucket, weight in zip(batch.buckets, weights, strict=True):
+            blocks, receivers, senders = bucket.block_shape
+            square = weight.square().reshape(blocks, receivers, senders, -1)
+            axes = (1, 3) if to_senders else (2, 3)
+            which = bucket.senders if to_senders else bucket.receivers
+            depth = bucket.sender_depth if to_senders else bucket.receiver_depth
+            rows.append(which.numbers(square.device) + batch.levels[depth][0])
+            total.append(square.sum(axes).reshape(-1))
+            largest.append(square.amax(axes).reshape(-1))
+            count.append(torch.full_like(total[-1], square.numel() // total[-1].numel()))
+        index = torch.cat(rows)
+        zero = result.new_zeros(batch.num_neurons)
+        size = zero.index_add(0, index, torch.cat(count))
+        mean = zero.index_add(0, index, torch.cat(total)) / size.clamp(min=1)
+        high = zero.scatter_reduce(0, index, torch.cat(largest), "amax")
+        logs = torch.stack([(mean + 1e-4).log(), (high + 1e-4).log()], dim=1)
+        result[:, column : column + 2] = logs * (size > 0)[:, None]
+    return result
 
 
 class _Levels:

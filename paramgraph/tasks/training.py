@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -122,15 +121,11 @@ def train(
     torch.manual_seed(config.seed)
     metanetwork = make_metanetwork(config.metanetwork, made_task.out_dim, **config.options)
     # Scales of weights from at most 1,024 training networks, spread over all architectures.
-    probe = EpochOrder(len(splits["train"]), 256, seed=config.seed)
+    probe = EpochOrder(splits["train"].architecture, 256, seed=config.seed)
     sample = [splits["train"].batch(as_tensor(n))[0] for n, _ in zip(probe, range(4), strict=False)]
     metanetwork.to(config.device).fit_statistics(sample)
-    import paramgraph.tasks.lightning  # noqa: F401  (takes seconds, which are not training)
-
     _begin_folder(folder, config, task)
-    wall, cpu = time.perf_counter(), time.process_time()
-    _fit(metanetwork, made_task, splits, config, folder, resume=resume, progress=progress)
-    seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    seconds = _fit(metanetwork, made_task, splits, config, folder, resume, progress)
     metrics, outputs = {}, {}
     for name, networks in splits.items():
         outputs[name] = predict_all(metanetwork, networks)
@@ -249,19 +244,19 @@ def _fit(
     splits: dict[str, LoadedNetworks],
     config: TrainConfig,
     folder: Path,
-    *,
     resume: bool,
     progress: bool,
-) -> None:
-    """Run Lightning; afterwards the metanetwork holds the best checkpoint."""
+) -> dict[str, float]:
+    """Run Lightning; afterwards the metanetwork holds the best checkpoint. Returns the seconds."""
+    random_state = torch.get_rng_state()
     from paramgraph.tasks.lightning import make_module, make_trainer
 
     for name, networks in splits.items():
         if not len(networks):
             raise ZooError(f"split {name!r} of the zoo is empty, so there is nothing to train on.")
-    order = EpochOrder(len(splits["train"]), config.batch_size, seed=config.seed)
+    order = EpochOrder(splits["train"].architecture, config.batch_size, seed=config.seed)
     module = make_module(metanetwork, task, splits, config, len(order), folder)
-    trainer, best = make_trainer(task, config, folder, progress=progress)
+    trainer, best, seconds = make_trainer(task, config, folder, random_state, progress=progress)
     numbers: Any = range(len(splits["train"]))  # a data set of the numbers themselves
     batch_sampler: Any = order
     loader: torch.utils.data.DataLoader[int] = torch.utils.data.DataLoader(
@@ -270,6 +265,7 @@ def _fit(
     with warnings.catch_warnings():
         # The loader only hands out numbers, so worker processes would not help.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # when resuming
         warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
         trainer.fit(
@@ -278,9 +274,11 @@ def _fit(
             ckpt_path=str(folder / CHECKPOINTS / "last.ckpt") if resume else None,
             weights_only=True if resume else None,
         )
+    took = seconds()
     stored = torch.load(best(), map_location=config.device, weights_only=True)
     prefix = "metanetwork."
     metanetwork.load_state_dict(
         {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
     )
     metanetwork.to(config.device)
+    return took

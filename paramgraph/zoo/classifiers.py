@@ -169,12 +169,12 @@ def sample_architectures(
     while len(found) < num:
         depth = int(rng.integers(2, 5))
         residual = bool(rng.random() < 0.4)
-        widths = rng.choice([8, 12, 16, 24], 1 if residual else depth, p=[0.3, 0.2, 0.3, 0.2])
+        widths = rng.choice([8, 12, 16], 1 if residual else depth, p=[0.4, 0.3, 0.3])
         spec = CNN(
             in_channels=in_channels,
             num_classes=num_classes,
             widths=tuple(np.resize(widths, depth).tolist()),
-            kernel_sizes=tuple(rng.choice([1, 3, 5], depth, p=[0.25, 0.65, 0.1]).tolist()),
+            kernel_sizes=tuple(rng.choice([1, 3, 5], depth, p=[0.15, 0.75, 0.1]).tolist()),
             activation=str(rng.choice(ACTIVATION_NAMES)),
             norm=str(rng.choice(["none", "batch", "layer", "group"], p=[0.4, 0.2, 0.2, 0.2])),
             residual=residual,

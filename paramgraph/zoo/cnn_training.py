@@ -49,13 +49,13 @@ class Hyperparameters:
     def sample(cls, num: int, rng: np.random.Generator) -> "Hyperparameters":
         """Draw settings from wide ranges, so that accuracies spread from chance to the best."""
         return cls(
-            learning_rate=10 ** rng.uniform(-3.8, -1.3, num),
-            weight_decay=10 ** rng.uniform(-4.0, 0.0, num),
-            init_gain=10 ** rng.uniform(-0.5, 0.5, num),
-            # Most runs see clean labels; the others up to 80 % noise.
-            label_noise=np.where(rng.random(num) < 0.6, 0.0, rng.uniform(0, 0.8, num)),
-            data_fraction=10 ** rng.uniform(-1.3, 0.0, num),
-            uses_adam=rng.random(num) < 0.7,
+            learning_rate=10 ** rng.uniform(-3.3, -1.8, num),
+            weight_decay=10 ** rng.uniform(-4.0, -0.5, num),
+            init_gain=10 ** rng.uniform(0.0, 0.4, num),
+            # Most runs see clean labels; the others up to 30 % noise.
+            label_noise=np.where(rng.random(num) < 0.85, 0.0, rng.uniform(0, 0.3, num)),
+            data_fraction=10 ** rng.uniform(-0.4, 0.0, num),
+            uses_adam=rng.random(num) < 0.85,
         )
 
     def columns(self) -> dict[str, np.ndarray]:
