@@ -8,13 +8,17 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from paramgraph.errors import ParamGraphError
 from paramgraph.storage import write_atomic
 from paramgraph.tasks import TrainConfig, train
 from paramgraph.zoo import Zoo
@@ -80,6 +84,9 @@ def run_jobs(
 
     Returns:
         Names of the jobs that were finished before and were reused.
+
+    Raises:
+        ParamGraphError: A worker process was killed.
     """
     from paramgraph.zoo.building import show_progress
 
@@ -109,6 +116,11 @@ def run_jobs(
                 epochs = sum(_num_epochs(job) for job in todo)
                 advance(max(0, epochs - shown))
                 shown = max(shown, epochs)
+        except BrokenProcessPool as error:
+            raise ParamGraphError(
+                "a training process was killed (out of memory?). Repeat the command: finished "
+                "runs are used again, interrupted ones go on."
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -132,8 +144,18 @@ def _run(job: Job) -> None:
 
 
 def _start_worker() -> None:
-    """Keep the parent's standard output for results alone."""
+    """Keep standard output for results, and end with the parent, however that ends."""
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process of the terminal
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, which would write to the folders of a new call."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

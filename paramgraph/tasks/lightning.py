@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from paramgraph.nn import Metanetwork
 from paramgraph.storage import write_atomic
-from paramgraph.tasks.data import LoadedNetworks
+from paramgraph.tasks.data import EpochOrder, LoadedNetworks
 from paramgraph.tasks.task import Task
 from paramgraph.tasks.training import CHECKPOINTS, TrainConfig, add_weight_noise, predict_all
+from paramgraph.zoo.building import derive_seed
 
 __all__ = ["make_module", "make_trainer"]
 
@@ -33,7 +35,7 @@ class _Module(L.LightningModule):
         task: Task,
         splits: dict[str, LoadedNetworks],
         config: TrainConfig,
-        steps_per_epoch: int,
+        order: EpochOrder,
         folder: Path,
     ) -> None:
         super().__init__()
@@ -42,12 +44,21 @@ class _Module(L.LightningModule):
         self.task = task
         self.splits = splits
         self.config = config
-        self.num_steps = steps_per_epoch * config.epochs
+        self.order = order
+        self.num_steps = len(order) * config.epochs
         self._losses: list[Tensor] = []
         self._rows: list[dict[str, float]] = []
 
-    def training_step(self, numbers: Tensor, _: int) -> Tensor:
+    def on_train_epoch_start(self) -> None:
+        """Lightning calls ``set_epoch`` of samplers, but not of batch samplers."""
+        self.order.set_epoch(self.current_epoch)
+
+    def training_step(self, numbers: Tensor, index: int) -> Tensor:
         """Loss of one mini-batch."""
+        if index == 0:
+            # A function of (seed, epoch) alone, as the order is: starting and resuming Lightning,
+            # and the loader, draw different amounts of random numbers before this point.
+            torch.manual_seed(derive_seed(self.config.seed, self.current_epoch))
         networks = self.splits["train"]
         batch, numbers = networks.batch(numbers)
         output = self.metanetwork(add_weight_noise(batch, self.config.weight_noise))
@@ -104,21 +115,24 @@ class _Module(L.LightningModule):
         }
 
 
-class _RandomState(callbacks.Callback):
-    """Keeps PyTorch's random state in the checkpoint, so that a resumed run is the same run."""
+class _Clock(callbacks.Callback):
+    """Wall and CPU time of training, kept in the checkpoint, so that a resumed run adds up."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Taken when a checkpoint is written."""
-        return {"cpu": torch.get_rng_state()}
+    def __init__(self) -> None:
+        self._begin({"wall": 0.0, "cpu": 0.0})
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until training starts again."""
-        self._state = state_dict["cpu"]
+    def _begin(self, before: dict[str, float]) -> None:
+        self._before = before
+        self._start = {"wall": time.perf_counter(), "cpu": time.process_time()}
 
-    def on_train_start(self, *_: Any) -> None:
-        """Lightning draws random numbers while it starts, so restore as late as possible."""
-        if hasattr(self, "_state"):
-            torch.set_rng_state(self._state)
+    def state_dict(self) -> dict[str, float]:
+        """Time until now."""
+        now = {"wall": time.perf_counter(), "cpu": time.process_time()}
+        return {name: self._before[name] + now[name] - self._start[name] for name in now}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on with the time of the interrupted run."""
+        self._begin(dict(state_dict))
 
 
 def make_module(
@@ -126,17 +140,17 @@ def make_module(
     task: Task,
     splits: dict[str, LoadedNetworks],
     config: TrainConfig,
-    steps_per_epoch: int,
+    order: EpochOrder,
     folder: Path,
 ) -> L.LightningModule:
     """The module that Lightning trains; it writes metrics.csv into ``folder``."""
-    return _Module(metanetwork, task, splits, config, steps_per_epoch, folder)
+    return _Module(metanetwork, task, splits, config, order, folder)
 
 
 def make_trainer(
     task: Task, config: TrainConfig, folder: Path, *, progress: bool
-) -> tuple[L.Trainer, Callable[[], str]]:
-    """The trainer, and a function that gives the path of its best checkpoint."""
+) -> tuple[L.Trainer, Callable[[], str], Callable[[], dict[str, float]]]:
+    """The trainer, and functions that give the path of its best checkpoint and its time."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     score = f"val/{task.score}"
     best = callbacks.ModelCheckpoint(
@@ -144,11 +158,18 @@ def make_trainer(
         filename="best",
         monitor=score,
         mode="max",
-        save_last=True,
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
-    hooks: list[callbacks.Callback] = [_RandomState(), best]
+    # Of its own, because `save_last=True` keeps the last one that was an improvement.
+    last = callbacks.ModelCheckpoint(
+        folder / CHECKPOINTS,
+        filename="last",
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    clock = _Clock()
+    hooks: list[callbacks.Callback] = [clock, best, last]
     if config.patience:
         hooks.append(
             callbacks.EarlyStopping(
@@ -170,7 +191,7 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    return trainer, lambda: best.best_model_path or str(folder / CHECKPOINTS / "last.ckpt")
+    return trainer, lambda: best.best_model_path or last.best_model_path, clock.state_dict
 
 
 def _tensorboard(folder: Path) -> list[Logger]:

@@ -248,15 +248,14 @@ def _fit(
     progress: bool,
 ) -> dict[str, float]:
     """Run Lightning; afterwards the metanetwork holds the best checkpoint. Returns the seconds."""
-    random_state = torch.get_rng_state()
     from paramgraph.tasks.lightning import make_module, make_trainer
 
     for name, networks in splits.items():
         if not len(networks):
             raise ZooError(f"split {name!r} of the zoo is empty, so there is nothing to train on.")
     order = EpochOrder(splits["train"].architecture, config.batch_size, seed=config.seed)
-    module = make_module(metanetwork, task, splits, config, len(order), folder)
-    trainer, best, seconds = make_trainer(task, config, folder, random_state, progress=progress)
+    module = make_module(metanetwork, task, splits, config, order, folder)
+    trainer, best, seconds = make_trainer(task, config, folder, progress=progress)
     numbers: Any = range(len(splits["train"]))  # a data set of the numbers themselves
     batch_sampler: Any = order
     loader: torch.utils.data.DataLoader[int] = torch.utils.data.DataLoader(
