@@ -137,7 +137,7 @@ _STD_EPSILON = 1e-5
 def moments(
     batch: GraphBatch, messages: Callable[[int], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """``Moments`` over all buckets; ``messages(number)`` gives those to receivers and to senders."""
+    """``Moments`` of all buckets; ``messages(number)`` gives those to receivers and to senders."""
     total = Moments(batch)
     for number, bucket in enumerate(batch.buckets):
         to_receivers, to_senders = messages(number)

@@ -206,6 +206,7 @@ def test_moments_can_be_filled_one_way_only() -> None:
     randomise(weight, 0)
     mean = weight.state_dict()["0.weight"].mean(1)
     torch.testing.assert_close(statistics[3:8, 0], mean)
+    assert not statistics[:3].any()  # nothing arrives at the inputs
     assert count[:, 0].tolist() == [0] * 3 + [3] * 5 + [5] * 4 + [4] * 2
 
 

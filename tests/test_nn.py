@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -219,9 +219,11 @@ def test_the_operator_equals_its_slow_twin(symmetry: str) -> None:
 
     def twin(graph: pg.ParamGraph, batch: GraphBatch) -> Tensor:
         edges = edges_of(batch, graph, m.standardizer)
-        statistics = m.standardizer.neurons(batch)
-        context = m.context(m._facts(batch, statistics))
-        bias = m.bias_map(statistics[:, :2])
+        seen: list[Tensor] = []  # the facts of each neuron, as the metanetwork itself has them
+        with m.context.register_forward_hook(lambda *call: seen.append(call[-1])):
+            m(batch)
+        (context,) = seen
+        bias = m.bias_map(m.standardizer.neurons(batch)[:, :2])
         h, g = (list(part) for part in m._start(batch))
         types = NeuronTypes.of(batch, symmetry).types
         neurons = sorted(range(batch.num_neurons), key=lambda i: int(batch.depth[i]))
@@ -320,11 +322,13 @@ def test_all_zero_training_weights_leave_the_scale_at_one() -> None:
 
 def test_a_skip_is_neither_measured_nor_scaled() -> None:
     batch = pg.collate([pair("residual_mlp", 0)])
-    standardizer = Standardizer().double()
-    standardizer.fit([batch])
     (skip,) = [bucket for bucket in batch.buckets if bucket.kind is EdgeKind.SKIP]
-    assert bool((standardizer.edges(skip) == 1).all())
-    assert standardizer.edge_scale[ROLES.index(skip.role)] == 1
+    doubled = replace(skip, values=2 * skip.values)
+    standardizer = Standardizer().double()
+    standardizer.fit([replace(batch, buckets=(doubled,))])
+    assert bool((standardizer.edge_scale == 1).all())
+    standardizer.edge_scale.fill_(3.0)
+    assert torch.equal(standardizer.edges(doubled), 2 * skip.values)
 
 
 def kernel(size: int) -> tuple[tuple[float, float], ...]:
@@ -423,6 +427,31 @@ def test_flat_mlp_reads_all_parameters_of_networks_in_order() -> None:
     together = m(pg.collate([second, first]))
     torch.testing.assert_close(together[:2], m(pg.collate([second])))
     torch.testing.assert_close(together[2:], m(pg.collate([first])))
+
+
+def test_flat_mlp_refuses_to_read_before_it_was_fitted() -> None:
+    with pytest.raises(pg.BatchError, match="number of inputs yet: call fit_statistics first"):
+        FlatMLP(2)(pg.collate([pair("mlp", 0)]))
+
+
+@pytest.mark.parametrize("make", [OperatorMetanetwork, NeuralGraphGNN, StatNN, FlatMLP])
+def test_stored_weights_are_taken_over_with_the_statistics(
+    make: Callable[[int], Metanetwork],
+) -> None:
+    first, second = make(2).double().eval(), make(2).double().eval()
+    batch = pg.collate([pair("mlp", 0, 1, 2)])
+    first.fit_statistics([batch])
+    second.load(first.state_dict(), "a test")
+    assert torch.equal(first(batch), second(batch))
+
+
+def test_stored_weights_of_another_metanetwork_are_refused() -> None:
+    state = OperatorMetanetwork(2, hidden_dim=8).state_dict()
+    match = r"(?s)best.pt does not fit StatNN with None: .*center.* shape torch.Size..3.."
+    with pytest.raises(pg.CheckpointError, match=match):
+        StatNN(2).load({"center": torch.zeros(3)}, "best.pt")
+    with pytest.raises(pg.CheckpointError, match="epoch 3 does not fit OperatorMetanetwork"):
+        OperatorMetanetwork(2).load(state, "epoch 3")
 
 
 def test_flat_mlp_refuses_mixed_batches_and_other_architectures() -> None:

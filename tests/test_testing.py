@@ -19,6 +19,7 @@ from paramgraph.batch import GraphBatch
 from paramgraph.nn import Metanetwork, OperatorMetanetwork
 from paramgraph.nn.metanetwork import network_mean
 from paramgraph.structure import ScaleGroup, ScaleKind
+from paramgraph.testing.draws import double_state, other_weights
 from paramgraph.testing.metanetwork_laws import LAW_NAMES
 
 NAMES = ("mlp", "mixed_activations", "batch_norm")
@@ -370,6 +371,22 @@ def test_hazard_networks_have_no_default_values() -> None:
             if value.is_floating_point():
                 assert not (value == 0).any(), f"{name}: {key}"
                 assert not (value == 1).any(), f"{name}: {key}"
+
+
+def test_other_weights_differ_but_variances_stay_positive_and_tied_tensors_tied() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for hazard in HAZARDS:
+        network = hazard.make()
+        graph = pg.capture(network, hazard.example_inputs)
+        state = double_state(network)
+        for _ in range(5):
+            other = other_weights(graph, state, generator)
+            assert other.keys() == state.keys()
+            for layout in graph.parameters:
+                assert not (other[layout.name] == state[layout.name]).any(), hazard.name
+                assert all(other[name] is other[layout.name] for name in layout.aliases)
+            for name, value in other.items():
+                assert not name.endswith("running_var") or bool((value > 0).all()), hazard.name
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,9 @@ class FlatMLP(Metanetwork):
         """
         flat = self._flat(batch)
         if self.first is None:
-            raise BatchError("FlatMLP does not know its number of inputs: call fit_statistics first.")
+            raise BatchError(
+                "FlatMLP does not know its number of inputs yet: call fit_statistics first."
+            )
         if flat.shape[1] != self.first.in_features:
             raise BatchError(
                 f"FlatMLP was made for {self.first.in_features} parameters, but "

@@ -70,8 +70,8 @@ def save_metanetwork(
     """
     if metanetwork.config is None:
         raise CheckpointError(
-            f"cannot save {type(metanetwork).__name__}: its configuration is unknown. Build it with "
-            "make_metanetwork(name, out_dim, ...), so that it can be built again."
+            f"cannot save {type(metanetwork).__name__}: its configuration is unknown. Build it "
+            "with make_metanetwork(name, out_dim, ...), so that it can be built again."
         )
     header = {"paramgraph_metanetwork": _FORMAT, **metanetwork.config, "extra": extra or {}}
     tensors = {name: tensor.contiguous() for name, tensor in metanetwork.state_dict().items()}

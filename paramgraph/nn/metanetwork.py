@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
@@ -67,11 +66,15 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int, *, dropout: float = 0.0) -> 
     """Linear, SiLU, dropout, Linear.
 
     Example:
+        >>> import torch
         >>> mlp(3, 8, 2)(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
     """
     return nn.Sequential(
-        nn.Linear(in_dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, out_dim)
+        nn.Linear(in_dim, hidden_dim),
+        nn.SiLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_dim, out_dim),
     )
 
 
@@ -79,6 +82,7 @@ def network_mean(values: Tensor, network: Tensor, num_networks: int) -> Tensor:
     """Mean of neuron values ``[n, dim]`` per network ``[num_networks, dim]`` (0 without neurons).
 
     Example:
+        >>> import torch
         >>> network_mean(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
         tensor([[2.],
                 [5.]])
