@@ -131,7 +131,7 @@ def test_task_refuses_an_unknown_name_and_a_zoo_of_another_kind(name: str, messa
 
 def test_networks_with_nan_are_refused_with_their_row(tmp_path: Path) -> None:
     zoo = Zoo.open(zoo_with_nan(tiny_inrs(), tmp_path))
-    with pytest.raises(ZooError, match=r"1 networks of .* at row 3 of the zoo"):
+    with pytest.raises(ZooError, match=r"1 networks of .* at row 3 of weights-00000"):
         load_networks(zoo, "label", capture_zoo(zoo))
 
 

@@ -99,10 +99,12 @@ def load_networks(
         for parameter, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 bad = (~tensor.flatten(1).isfinite()).any(1).nonzero()[:, 0]
+                first = int(places[bad[0]])  # within this split, so name its file
                 raise ZooError(
                     f"{len(bad)} networks of architecture {name!r} have weights that are not "
-                    f"finite in {parameter!r}, the first at row {int(places[bad[0]])} of the zoo. "
-                    "Leave them out with zoo.select(...), or build the zoo again."
+                    f"finite in {parameter!r}, the first at row {zoo.column('row')[first]} of "
+                    f"{zoo.column('shard')[first]}.safetensors in {zoo.path}. Leave "
+                    "them out with zoo.select(...), or build the zoo again."
                 )
         architecture[places] = number
         row[places] = torch.arange(len(places))
