@@ -139,7 +139,7 @@ def _axis_groups(graph: ParamGraph) -> list[dict[str, Any]]:
 INSPECT = Command(
     ("inspect",),
     "Show the parameter graph of a network, its symmetries, and check them on the network.",
-    "paramgraph inspect torchvision.models:resnet18 --input-shape 2x3x64x64",
+    "paramgraph inspect my_networks:make_cnn --input-shape 4x3x32x32",
     _add_arguments,
     _run,
 )
