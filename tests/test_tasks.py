@@ -311,6 +311,27 @@ def test_a_resumed_run_equals_the_undisturbed_one(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_best_epoch_is_kept_and_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Tensor] = []
+
+    def worse_each_time(self: InrClassification, output: Tensor, _: Tensor) -> dict[str, float]:
+        calls.append(output)
+        return {"accuracy": 1 / len(calls)}
+
+    monkeypatch.setattr(InrClassification, "metrics", worse_each_time)
+    folder = tmp_path / "run"
+    config = replace(CONFIG, epochs=3)
+    train(tiny_inrs(), "inr-classification", config, out=folder, progress=False)
+    kept = _weights(folder)
+    for name, is_kept in (("best", True), ("last", False)):
+        stored = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert stored["epoch"] == (0 if is_kept else 2)
+        same = [torch.equal(kept[key], stored["state_dict"][f"metanetwork.{key}"]) for key in kept]
+        assert all(same) == is_kept
+
+
 def test_every_epoch_has_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from paramgraph.tasks import lightning
 
