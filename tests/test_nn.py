@@ -114,10 +114,19 @@ def assert_equals_twin(
 # --- slow twins
 
 
+@pytest.mark.parametrize("norm", ["neuron", "graph"])
 @pytest.mark.parametrize("num_frequencies", [0, 6])
-def test_ng_gnn_equals_its_slow_twin(num_frequencies: int) -> None:
-    """Methods 12.1 with LayerNorm per neuron: one message and one edge update at a time."""
-    m = NeuralGraphGNN(3, hidden_dim=8, num_layers=3, num_frequencies=num_frequencies)
+def test_ng_gnn_equals_its_slow_twin(num_frequencies: int, norm: str) -> None:
+    """Methods 12.1 with LayerNorm per neuron or network: one message, one edge update at a time."""
+    m = NeuralGraphGNN(3, hidden_dim=8, num_layers=3, num_frequencies=num_frequencies, norm=norm)
+
+    def normalise(layer: Any, x: list[Tensor]) -> list[Tensor]:
+        if norm == "neuron":
+            return [layer.norm(row) for row in x]
+        together = torch.stack(x)
+        center, variance = together.mean(), together.var(correction=0)
+        unit = (together - center) / (variance + 1e-5).sqrt()
+        return list(unit * layer.norm.weight + layer.norm.bias)
 
     def lift(value: Tensor, weight: nn.Linear) -> Tensor:
         return weight(torch.cat([value.cos(), value.sin()]) if num_frequencies else value)
@@ -158,7 +167,7 @@ def test_ng_gnn_equals_its_slow_twin(num_frequencies: int) -> None:
             if layer is layers[-1]:
                 continue
             silu = nn.functional.silu
-            x = [silu(layer.norm(row)) for row in x]
+            x = [silu(row) for row in normalise(layer, x)]
             for features, ends in ((forward, (0, 1)), (backward, (1, 0))):
                 for edge in edges:
                     end = (edge.sender, edge.receiver)
@@ -166,7 +175,7 @@ def test_ng_gnn_equals_its_slow_twin(num_frequencies: int) -> None:
                     inner = layer.edge_own(features[edge.number])
                     inner = inner + layer.edge_source(source) + layer.edge_target(target)
                     features[edge.number] = layer.edge_out(silu(inner))
-        return m.head(torch.stack(x).mean(0))
+        return m.head((torch.stack(x).mean(0) - m.read_center) / m.read_spread)
 
     assert_equals_twin(m, twin)
 
@@ -198,7 +207,7 @@ class _Fixed(nn.Module):
 
 def test_ng_gnn_measures_the_mean_log_degree() -> None:
     """mlp 3-5-4-2: nothing ends at 3 inputs, 3 edges at 5 neurons, 5 at 4, 4 at 2."""
-    m = NeuralGraphGNN(1, hidden_dim=4)
+    m = NeuralGraphGNN(1, hidden_dim=4).double()
     m.fit_statistics([pg.collate([pair("mlp", 0), pair("mlp", 1)])])
     expected = (5 * math.log(4) + 4 * math.log(6) + 2 * math.log(5)) / 14
     assert m.log_degree.item() == pytest.approx(expected)
@@ -460,7 +469,7 @@ def test_flat_mlp_refuses_mixed_batches_and_other_architectures() -> None:
     with pytest.raises(pg.BatchError, match="reads one architecture, but the batch holds 2"):
         m(pg.collate([pair("mlp", 0), pair("siren", 0)]))
     num_siren = sum(p.numel() for p in by_name("siren").make().parameters())
-    with pytest.raises(pg.BatchError, match=f"made for 54 parameters, but 'Wired' has {num_siren}"):
+    with pytest.raises(pg.BatchError, match=f"54 parameters, but got 'Wired' with {num_siren}"):
         m(pg.collate([pair("siren", 0)]))
 
 
@@ -507,7 +516,9 @@ def test_unknown_options_are_refused() -> None:
         OperatorMetanetwork(1, symmetry="signs")
     with pytest.raises(ValueError, match="num_operators must divide hidden_dim, got 3 and 32"):
         OperatorMetanetwork(1, num_operators=3)
-    with pytest.raises(ValueError, match="readout must be 'outputs' or 'mean', got 'max'"):
+    with pytest.raises(
+        ValueError, match="readout must be 'outputs', 'mean' or 'mean-edges', got 'max'"
+    ):
         NeuralGraphGNN(1, readout="max")
 
 

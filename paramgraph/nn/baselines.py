@@ -139,9 +139,12 @@ class FlatMLP(Metanetwork):
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset()
+    signature: Tensor
 
     def __init__(self, out_dim: int, *, hidden_dim: int = 256, dropout: float = 0.0) -> None:
         super().__init__(out_dim)
+        # Which architecture it reads: bytes of ``ParamGraph.signature``.
+        self.register_buffer("signature", torch.zeros(8, dtype=torch.uint8))
         self.hidden_dim = hidden_dim
         self.first: nn.Linear | None = None
         self.layers = nn.Sequential(
@@ -155,9 +158,12 @@ class FlatMLP(Metanetwork):
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
-        """Fix the number of inputs to that of the training networks."""
+        """Fix the architecture to that of the training networks (again: the weights stay)."""
         for batch in batches:
-            self._start(self._flat(batch).shape[1])
+            flat = self._flat(batch)
+            if self.first is None or self.first.in_features != flat.shape[1]:
+                self._start(flat.shape[1])
+            self.signature.copy_(_signature(batch.parts[0]))
             return
 
     def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -181,10 +187,12 @@ class FlatMLP(Metanetwork):
             raise BatchError(
                 "FlatMLP does not know its number of inputs yet: call fit_statistics first."
             )
-        if flat.shape[1] != self.first.in_features:
+        part = batch.parts[0]
+        if not torch.equal(_signature(part).to(self.signature.device), self.signature):
             raise BatchError(
-                f"FlatMLP was made for {self.first.in_features} parameters, but "
-                f"{batch.parts[0].graph.name!r} has {flat.shape[1]}."
+                f"FlatMLP was made for another architecture with {self.first.in_features} "
+                f"parameters, but got {part.graph.name!r} with {flat.shape[1]}: it reads the one "
+                "that it was fitted to."
             )
         return self.layers(self.first(flat))
 
@@ -201,3 +209,8 @@ class FlatMLP(Metanetwork):
         names = [row.name for row in part.graph.parameters]
         # One part: its rows are in the order of the batch.
         return torch.cat([parameters[name].flatten(1) for name in names], dim=1)
+
+
+def _signature(part: Part) -> Tensor:
+    """The structure of an architecture as 8 bytes."""
+    return torch.tensor(list(bytes.fromhex(part.graph.signature)), dtype=torch.uint8)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
 from paramgraph.errors import BatchError
+from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.nn.positions import FixedPositionBasis
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.structure import Activation, EdgeKind
@@ -80,6 +81,8 @@ class NeuronEncoder(nn.Module):
         sigma: Standard deviation of their frequencies.
         max_depth: Number of hidden depths told apart.
         max_identities: Number of inputs and of outputs told apart.
+        magnitudes: Add a map of the logarithms of each neuron's weight magnitudes (not in the
+            papers; without it, norms must be learned through message passing).
 
     References:
         Kofinas et al. 2024, section 2.
@@ -95,6 +98,7 @@ class NeuronEncoder(nn.Module):
         sigma: float = 0.5,
         max_depth: int = 64,
         max_identities: int = 256,
+        magnitudes: bool = False,
     ) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
@@ -107,12 +111,13 @@ class NeuronEncoder(nn.Module):
         self.inputs = nn.Embedding(max_identities, dim)
         self.outputs = nn.Embedding(max_identities, dim)
         self.activation = nn.Embedding(len(Activation), dim)
+        self.magnitudes = nn.Linear(4, dim) if magnitudes else None
 
     def forward(self, batch: GraphBatch, standardizer: Standardizer) -> Tensor:
         """Features ``[N, dim]``.
 
         Raises:
-            BatchError: A network is deeper, or has more inputs or outputs, than there are embeddings.
+            BatchError: A network is deeper, or wider at its ends, than there are embeddings.
         """
         largest = int(batch.identity.max())
         if largest >= self.inputs.num_embeddings:
@@ -136,4 +141,8 @@ class NeuronEncoder(nn.Module):
         place = torch.where(kind == 0, self.inputs(number), self.depth(batch.depth))
         place = torch.where(kind == 2, self.outputs(number), place)
         hidden = (kind == 1).to(features.dtype)
-        return features + place + self.activation(batch.activation) * hidden
+        features = features + place + self.activation(batch.activation) * hidden
+        if self.magnitudes is not None:
+            weights = [standardizer.edges(bucket) for bucket in batch.buckets]
+            features = features + self.magnitudes(log_magnitudes(batch, weights))
+        return features

@@ -36,9 +36,13 @@ class NeuralGraphGNN(Metanetwork):
         num_frequencies: Random Fourier features of weights and biases; 0 uses the values.
         sigma: Spread of their frequencies.
         dropout: Between layers.
+        norm: ``"graph"`` normalises over all neurons and channels of one network, ``"neuron"`` over
+            the channels of one neuron (then how loud its weights are is mostly lost).
         readout: ``"outputs"`` concatenates the output neurons (all networks must have
-            ``num_outputs`` of them), ``"mean"`` averages over all neurons.
+            ``num_outputs`` of them), ``"mean"`` averages over all neurons, ``"mean-edges"`` over
+            all neurons, over the outputs, and over all edges.
         num_outputs: Output neurons per network, for ``"outputs"``.
+        magnitudes: Also give each neuron the logarithms of its weights' magnitudes (our addition).
 
     Law: the output does not change when hidden neurons are permuted.
 
@@ -51,6 +55,8 @@ class NeuralGraphGNN(Metanetwork):
     """
 
     log_degree: Tensor
+    read_center: Tensor
+    read_spread: Tensor
 
     def __init__(
         self,
@@ -61,24 +67,33 @@ class NeuralGraphGNN(Metanetwork):
         num_frequencies: int = 32,
         sigma: float = 0.1,
         dropout: float = 0.0,
+        norm: str = "graph",
         readout: str = "mean",
         num_outputs: int = 1,
+        magnitudes: bool = False,
     ) -> None:
         super().__init__(out_dim)
-        if readout not in ("outputs", "mean"):
-            raise ValueError(f"readout must be 'outputs' or 'mean', got {readout!r}.")
+        if readout not in ("outputs", "mean", "mean-edges"):
+            raise ValueError(f"readout must be 'outputs', 'mean' or 'mean-edges', got {readout!r}.")
+        if norm not in ("graph", "neuron"):
+            raise ValueError(f"norm must be 'graph' or 'neuron', got {norm!r}.")
         self.hidden_dim = hidden_dim
         self.readout = readout
         self.num_outputs = num_outputs
         self.standardizer = Standardizer()
-        self.neuron_encoder = NeuronEncoder(hidden_dim, num_frequencies=num_frequencies, sigma=sigma)
+        self.neuron_encoder = NeuronEncoder(
+            hidden_dim, num_frequencies=num_frequencies, sigma=sigma, magnitudes=magnitudes
+        )
         self.edge_encoder = EdgeEncoder(hidden_dim, num_frequencies=num_frequencies, sigma=sigma)
         self.layers = nn.ModuleList(
-            _Layer(hidden_dim, dropout, is_last=i == num_layers - 1) for i in range(num_layers)
+            _Layer(hidden_dim, dropout, norm, is_last=i == num_layers - 1)
+            for i in range(num_layers)
         )
         # Mean of log(degree + 1) over training neurons: the paper's delta.
         self.register_buffer("log_degree", torch.tensor(math.log(17.0)))
-        read_dim = hidden_dim * num_outputs if readout == "outputs" else hidden_dim
+        read_dim = hidden_dim * {"outputs": num_outputs, "mean": 1, "mean-edges": 3}[readout]
+        self.register_buffer("read_center", torch.zeros(read_dim))
+        self.register_buffer("read_spread", torch.ones(read_dim))
         self.head = nn.Sequential(
             nn.Linear(read_dim, hidden_dim),
             nn.ReLU(),
@@ -99,6 +114,12 @@ class NeuralGraphGNN(Metanetwork):
             total += float((_degrees(batch).double() + 1).log().sum())
             count += batch.num_neurons
         self.log_degree.fill_(total / max(count, 1))
+        # What differs between networks is small beside what they share; start the head from
+        # the differences, at unit scale. These are constants, so no prediction depends on a batch.
+        read = torch.cat([self._features(batch) for batch in several])
+        spread = read.std(0, correction=0)
+        self.read_center.copy_(read.mean(0))
+        self.read_spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Predict ``[num_networks, out_dim]``.
@@ -106,16 +127,27 @@ class NeuralGraphGNN(Metanetwork):
         Raises:
             BatchError: With ``readout="outputs"``, a network has another number of outputs.
         """
+        return self.head((self._features(batch) - self.read_center) / self.read_spread)
+
+    def _features(self, batch: GraphBatch) -> Tensor:
+        """What the head reads ``[num_networks, read_dim]``."""
         neurons = self.neuron_encoder(batch, self.standardizer)
         forward, backward = self.edge_encoder(batch, self.standardizer)
         for layer in self.layers:
             neurons, forward, backward = layer(batch, neurons, forward, backward, self.log_degree)
-        return self.head(self._read(batch, neurons))
+        return self._read(batch, neurons, forward)
 
-    def _read(self, batch: GraphBatch, neurons: Tensor) -> Tensor:
+    def _read(self, batch: GraphBatch, neurons: Tensor, edges: Tensor) -> Tensor:
         if self.readout == "mean":
             return network_mean(neurons, batch.network, batch.num_networks)
         rows = (batch.kind == 2).nonzero()[:, 0]
+        if self.readout == "mean-edges":
+            means = [
+                network_mean(neurons, batch.network, batch.num_networks),
+                network_mean(neurons[rows], batch.network[rows], batch.num_networks),
+                _edge_mean(batch, edges),
+            ]
+            return torch.cat(means, dim=1)
         counts = torch.bincount(batch.network[rows], minlength=batch.num_networks)
         if bool((counts != self.num_outputs).any()):
             raise BatchError(
@@ -140,10 +172,26 @@ def _start_at_unit_scale(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.3)
 
 
-class _Layer(nn.Module):
-    """One PNA layer with FiLM messages; then norm, SiLU, dropout and edge update, but for the last."""
+class _NetworkNorm(nn.Module):
+    """Layer norm over all neurons and channels of one network, never over the batch (defect D1)."""
 
-    def __init__(self, dim: int, dropout: float, *, is_last: bool) -> None:
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, batch: GraphBatch, x: Tensor) -> Tensor:
+        """Normalise ``[N, dim]``."""
+        center = network_mean(x, batch.network, batch.num_networks).mean(1, keepdim=True)
+        x = x - center[batch.network]
+        square = network_mean(x.square(), batch.network, batch.num_networks).mean(1, keepdim=True)
+        return x * (square + 1e-5).rsqrt()[batch.network] * self.weight + self.bias
+
+
+class _Layer(nn.Module):
+    """One PNA layer with FiLM messages; all but the last end in norm, SiLU and edge update."""
+
+    def __init__(self, dim: int, dropout: float, norm: str, *, is_last: bool) -> None:
         super().__init__()
         self.film = nn.Linear(dim, 2 * dim)
         self.message_target = nn.Linear(dim, dim)
@@ -152,7 +200,7 @@ class _Layer(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.is_last = is_last
         if not is_last:
-            self.norm = nn.LayerNorm(dim)
+            self.norm = nn.LayerNorm(dim) if norm == "neuron" else _NetworkNorm(dim)
             self.dropout = nn.Dropout(dropout)
             self.edge_own = nn.Linear(dim, dim)
             self.edge_source = nn.Linear(dim, dim)
@@ -184,7 +232,11 @@ class _Layer(nn.Module):
         neurons = self.out(self.post(torch.cat([neurons, statistics, amplified], dim=1)))
         if self.is_last:
             return neurons, forward, backward
-        neurons = self.dropout(nn.functional.silu(self.norm(neurons)))
+        if isinstance(self.norm, _NetworkNorm):
+            normal = self.norm(batch, neurons)
+        else:
+            normal = self.norm(neurons)
+        neurons = self.dropout(nn.functional.silu(normal))
         ends = batch.split(self.edge_source(neurons)), batch.split(self.edge_target(neurons))
         forward = self._update_edges(batch, forward, *ends)
         backward = self._update_edges(batch, backward, *ends, reverse=True)
@@ -209,6 +261,20 @@ class _Layer(nn.Module):
                 both = senders_of(source[s], bucket) + receivers_of(target[r], bucket)
             ends.append(both.reshape(-1, edges.shape[1]))
         return self.edge_out(nn.functional.silu(self.edge_own(edges) + torch.cat(ends)))
+
+
+def _edge_mean(batch: GraphBatch, edges: Tensor) -> Tensor:
+    """Mean of edge features per network ``[num_networks, dim]``."""
+    total = edges.new_zeros(batch.num_networks, edges.shape[1])
+    count = edges.new_zeros(batch.num_networks, 1)
+    for bucket, part in zip(batch.buckets, batch.split_edges(edges), strict=True):
+        copies = bucket.values.shape[0]
+        first = bucket.receivers.numbers(edges.device).reshape(copies, -1)[:, 0]
+        network = batch.network[first + batch.levels[bucket.receiver_depth][0]]
+        flat = part.reshape(copies, -1, edges.shape[1])
+        total = total.index_add(0, network, flat.sum(1))
+        count = count.index_add(0, network, count.new_full((copies, 1), flat.shape[1]))
+    return total / count.clamp(min=1)
 
 
 def _film(film: Tensor, values: Tensor) -> Tensor:

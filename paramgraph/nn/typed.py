@@ -75,7 +75,7 @@ class NeuronTypes:
 
 
 def unit(z: Tensor) -> Tensor:
-    """z / |z| per neuron: what a positive factor does not change (0 stays 0)."""
+    """Direction z / |z| per neuron: what a positive factor does not change (0 stays 0)."""
     return z / (z.square().sum(1, keepdim=True) + _TINY).sqrt()
 
 

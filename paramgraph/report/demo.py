@@ -25,12 +25,22 @@ from paramgraph.zoo import Zoo, digits_cnn_recipe, digits_inr_recipe
 __all__ = ["DEMO_RUNS", "DemoResult", "run_demo"]
 
 DEMO_RUNS: dict[str, TrainConfig] = {
-    "accuracy_prediction.operator": TrainConfig("operator", epochs=30),
-    "accuracy_prediction.ng_gnn": TrainConfig("ng-gnn", epochs=30, learning_rate=1e-3),
-    "inr_classification.ng_gnn": TrainConfig("ng-gnn-inr", epochs=10, learning_rate=1e-3),
-    "inr_classification.operator": TrainConfig("operator", epochs=15, weight_noise=0.02),
-    "inr_classification.flat_mlp": TrainConfig("flat-mlp", epochs=20, learning_rate=1e-3),
-    "accuracy_prediction.statnn": TrainConfig("statnn", epochs=60, learning_rate=1e-3),
+    "inr_classification.ng_gnn": TrainConfig(
+        "ng-gnn", {"readout": "outputs"}, epochs=20, learning_rate=2e-3
+    ),
+    "accuracy_prediction.ng_gnn": TrainConfig(
+        "ng-gnn",
+        {"hidden_dim": 16, "readout": "mean-edges", "magnitudes": True},
+        epochs=20,
+        batch_size=32,
+        learning_rate=3e-3,
+    ),
+    "inr_classification.operator": TrainConfig("operator", epochs=14, learning_rate=4e-3),
+    "accuracy_prediction.operator": TrainConfig(
+        "operator", {"dropout": 0.1}, epochs=20, learning_rate=3e-3, weight_noise=0.1
+    ),
+    "accuracy_prediction.statnn": TrainConfig("statnn", {"dropout": 0.1}, epochs=40),
+    "inr_classification.flat_mlp": TrainConfig("flat-mlp", epochs=10, learning_rate=1e-3),
 }
 """Task and metanetwork to settings; they are trained in this order, so the longest stand first."""
 

@@ -143,11 +143,17 @@ def train_classifiers(
 
 
 def sample_architectures(
-    num: int, *, seed: int = 0, in_channels: int = 1, num_classes: int = 10, image_size: int = 8
+    num: int,
+    *,
+    seed: int = 0,
+    in_channels: int = 1,
+    num_classes: int = 10,
+    image_size: int = 8,
+    activations: Sequence[str] = ACTIVATION_NAMES,
 ) -> list[CNN]:
     """Draw different small CNN architectures.
 
-    Two to four layers, widths 8 to 24, kernels 1, 3 or 5, any activation, norm and head, with or
+    Two or three layers, widths 8 or 12, kernels 1, 3 or 5, any activation, norm and head, with or
     without residual additions (residual networks have one width, so that there is what to add).
 
     Args:
@@ -156,6 +162,7 @@ def sample_architectures(
         in_channels: Channels of the images.
         num_classes: Number of classes.
         image_size: Height and width of the images.
+        activations: To choose from.
 
     Returns:
         Architectures, all different.
@@ -167,15 +174,15 @@ def sample_architectures(
     rng = np.random.default_rng(derive_seed(seed, num))
     found: dict[str, CNN] = {}
     while len(found) < num:
-        depth = int(rng.integers(2, 5))
+        depth = int(rng.integers(2, 4))
         residual = bool(rng.random() < 0.4)
-        widths = rng.choice([8, 12, 16], 1 if residual else depth, p=[0.4, 0.3, 0.3])
+        widths = rng.choice([8, 12], 1 if residual else depth)
         spec = CNN(
             in_channels=in_channels,
             num_classes=num_classes,
             widths=tuple(np.resize(widths, depth).tolist()),
             kernel_sizes=tuple(rng.choice([1, 3, 5], depth, p=[0.15, 0.75, 0.1]).tolist()),
-            activation=str(rng.choice(ACTIVATION_NAMES)),
+            activation=str(rng.choice(list(activations))),
             norm=str(rng.choice(["none", "batch", "layer", "group"], p=[0.4, 0.2, 0.2, 0.2])),
             residual=residual,
             head=str(rng.choice(["pool", "flatten"])),

@@ -49,7 +49,7 @@ class Hyperparameters:
     def sample(cls, num: int, rng: np.random.Generator) -> "Hyperparameters":
         """Draw settings from wide ranges, so that accuracies spread from chance to the best."""
         return cls(
-            learning_rate=10 ** rng.uniform(-3.3, -1.8, num),
+            learning_rate=10 ** rng.uniform(-2.8, -1.8, num),
             weight_decay=10 ** rng.uniform(-4.0, -0.5, num),
             init_gain=10 ** rng.uniform(0.0, 0.4, num),
             # Most runs see clean labels; the others up to 30 % noise.
