@@ -31,9 +31,10 @@ DEMO_RUNS: dict[str, TrainConfig] = {
     "accuracy_prediction.ng_gnn": TrainConfig(
         "ng-gnn",
         {"hidden_dim": 16, "readout": "mean-edges", "magnitudes": True},
-        epochs=20,
+        epochs=22,
         batch_size=32,
         learning_rate=3e-3,
+        weight_noise=0.05,
     ),
     "inr_classification.operator": TrainConfig("operator", epochs=14, learning_rate=4e-3),
     "accuracy_prediction.operator": TrainConfig(

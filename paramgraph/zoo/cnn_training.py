@@ -52,9 +52,9 @@ class Hyperparameters:
             learning_rate=10 ** rng.uniform(-2.8, -1.8, num),
             weight_decay=10 ** rng.uniform(-4.0, -0.5, num),
             init_gain=10 ** rng.uniform(0.0, 0.4, num),
-            # Most runs see clean labels; the others up to 30 % noise.
-            label_noise=np.where(rng.random(num) < 0.85, 0.0, rng.uniform(0, 0.3, num)),
-            data_fraction=10 ** rng.uniform(-0.4, 0.0, num),
+            # Most runs see clean labels; the others up to 20 % noise.
+            label_noise=np.where(rng.random(num) < 0.85, 0.0, rng.uniform(0, 0.2, num)),
+            data_fraction=10 ** rng.uniform(-0.3, 0.0, num),
             uses_adam=rng.random(num) < 0.85,
         )
 
