@@ -21,7 +21,8 @@ METANETWORKS: dict[str, Callable[[], Metanetwork]] = {
     "operator_sign": lambda: OperatorMetanetwork(2, hidden_dim=8, symmetry="sign"),
     "operator_scale": lambda: OperatorMetanetwork(2, hidden_dim=8, symmetry="scale"),
     "ng_gnn": lambda: NeuralGraphGNN(2, hidden_dim=8, num_layers=3, num_frequencies=16),
-    "ng_gnn_linear": lambda: NeuralGraphGNN(2, hidden_dim=8, num_layers=3, num_frequencies=0),
+    # 16 wide: of the 8 ReLUs of a narrower head all but one can be silent for some network.
+    "ng_gnn_linear": lambda: NeuralGraphGNN(2, hidden_dim=16, num_layers=3, num_frequencies=0),
     "stat_nn": lambda: StatNN(2, hidden_dim=32),
     "flat_mlp": lambda: FlatMLP(2, hidden_dim=32),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import scipy.stats
 import torch
+from networks import HAZARDS, as_double, outputs
 from tiny_zoos import files_of, tiny_cnns, tiny_inrs, zoo_with_nan
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from paramgraph.batch import collate
 from paramgraph.capture import capture
 from paramgraph.errors import CheckpointError, ZooError
 from paramgraph.nn import load_metanetwork, make_metanetwork
-from paramgraph.structure import EdgeKind
+from paramgraph.structure import EdgeKind, ScaleKind
 from paramgraph.tasks import (
     AccuracyPrediction,
     EpochOrder,
@@ -34,8 +35,8 @@ from paramgraph.tasks import (
     predict_all,
     train,
 )
+from paramgraph.tasks.augment import add_weight_noise, flip_signs
 from paramgraph.tasks.task import regression_metrics
-from paramgraph.tasks.training import add_weight_noise
 from paramgraph.zoo import CNN, Zoo
 
 # Dropout and weight noise draw random numbers in every step.
@@ -216,6 +217,29 @@ def test_weight_noise_leaves_skips_and_variances_alone() -> None:
     for old, bucket in zip(before[0], batch.buckets, strict=True):
         assert torch.equal(old, bucket.values)
     assert torch.equal(before[1], batch.neuron_values)
+
+
+@pytest.mark.parametrize(
+    "name", ["siren", "mixed_activations", "cnn_1d", "resnet", "batch_norm_without", "tied"]
+)
+def test_flipped_signs_keep_the_function(name: str) -> None:
+    hazard = next(h for h in HAZARDS if h.name.startswith(name))
+    network, inputs = hazard.make().double().eval(), as_double(hazard.example_inputs)
+    graph = capture(network, inputs)
+    before = outputs(network, inputs)
+    values = graph.features([network.state_dict()] * 8)
+    kept = [block.clone() for block in values.blocks]
+    torch.manual_seed(0)
+    flipped = graph.write_back(flip_signs(graph, values))
+    for row in range(8):
+        network.load_state_dict({k: v[row] for k, v in flipped.items()}, strict=False)
+        for old, new in zip(before, outputs(network, inputs), strict=True):
+            assert torch.allclose(old, new, atol=1e-10)
+    assert all(torch.equal(a, b) for a, b in zip(kept, values.blocks, strict=True))
+    # Each network gets its own signs, wherever there is a sign to choose.
+    has_sign = any(group.kind is ScaleKind.SIGN for group in graph.scale_groups)
+    several = any(len(p.flatten(1).unique(dim=0)) > 1 for p in flipped.values())
+    assert several == has_sign
 
 
 def test_weight_noise_is_as_large_as_asked() -> None:

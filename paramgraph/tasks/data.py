@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,17 +48,24 @@ class LoadedNetworks:
     def __len__(self) -> int:
         return len(self.target)
 
-    def batch(self, numbers: Tensor) -> tuple[GraphBatch, Tensor]:
-        """A batch of some networks, grouped by architecture, and their targets in its order."""
+    def batch(
+        self, numbers: Tensor, change: Callable[[ParamGraph, Values], Values] | None = None
+    ) -> tuple[GraphBatch, Tensor]:
+        """A batch of some networks, grouped by architecture, and their numbers in its order.
+
+        Args:
+            numbers: Which networks.
+            change: Applied to the weights of each architecture (an augmentation).
+        """
         numbers = numbers.to(self.architecture.device)
         # Equal architectures side by side: one slice of values each.
         numbers = numbers[self.architecture[numbers].argsort(stable=True)]
         kinds, counts = self.architecture[numbers].unique_consecutive(return_counts=True)
         rows = self.row[numbers].split(counts.tolist())
-        pairs = [
-            (self.graphs[kind], self.values[kind][row])
-            for kind, row in zip(kinds.tolist(), rows, strict=True)
-        ]
+        pairs = []
+        for kind, row in zip(kinds.tolist(), rows, strict=True):
+            graph, values = self.graphs[kind], self.values[kind][row]
+            pairs.append((graph, values if change is None else change(graph, values)))
         return collate(pairs), numbers
 
     def batches(self, batch_size: int) -> Iterator[tuple[GraphBatch, Tensor]]:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from paramgraph.nn import Metanetwork
 from paramgraph.storage import write_atomic
+from paramgraph.tasks.augment import add_weight_noise, flip_signs
 from paramgraph.tasks.data import EpochOrder, LoadedNetworks
 from paramgraph.tasks.task import Task
-from paramgraph.tasks.training import CHECKPOINTS, TrainConfig, add_weight_noise, predict_all
+from paramgraph.tasks.training import CHECKPOINTS, TrainConfig, predict_all
 from paramgraph.zoo.building import derive_seed
 
 __all__ = ["make_module", "make_trainer"]
@@ -60,7 +61,8 @@ class _Module(L.LightningModule):
             # and the loader, draw different amounts of random numbers before this point.
             torch.manual_seed(derive_seed(self.config.seed, self.current_epoch))
         networks = self.splits["train"]
-        batch, numbers = networks.batch(numbers)
+        change = flip_signs if self.config.sign_flips else None
+        batch, numbers = networks.batch(numbers, change)
         output = self.metanetwork(add_weight_noise(batch, self.config.weight_noise))
         loss = self.task.loss(output, networks.target[numbers])
         self._losses.append(loss.detach())

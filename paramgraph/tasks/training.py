@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paramgraph.batch import GraphBatch
 from paramgraph.errors import CheckpointError, ZooError
 from paramgraph.graph import ParamGraph
 from paramgraph.nn import Metanetwork, make_metanetwork, save_metanetwork
 from paramgraph.storage import write_atomic
-from paramgraph.structure import EdgeKind
 from paramgraph.tasks.data import EpochOrder, LoadedNetworks, as_tensor, capture_zoo, load_networks
 from paramgraph.tasks.task import Task, make_task
 from paramgraph.zoo import Zoo
@@ -42,6 +40,7 @@ class TrainConfig:
         weight_decay: Of AdamW.
         clip: Largest gradient norm.
         weight_noise: Relative Gaussian noise on the weights that are read, in training only.
+        sign_flips: Negate random neurons whose sign is free (the function stays), in training only.
         patience: Epochs without a better validation score before stopping; 0 never stops.
         seed: Of initial weights, order and noise.
         device: ``cpu`` or ``cuda``.
@@ -57,6 +56,7 @@ class TrainConfig:
     weight_decay: float = 1e-2
     clip: float = 1.0
     weight_noise: float = 0.0
+    sign_flips: bool = False
     patience: int = 0
     seed: int = 0
     device: str = "cpu"
@@ -168,26 +168,6 @@ def predict_all(
         outputs.append(metanetwork(batch))
         numbers.append(which)
     return torch.cat(outputs)[torch.cat(numbers).argsort()]
-
-
-def add_weight_noise(batch: GraphBatch, amount: float) -> GraphBatch:
-    """The same networks with relative Gaussian noise on every weight; the batch is not changed."""
-    if not amount:
-        return batch
-    buckets = tuple(
-        bucket
-        if bucket.kind is EdgeKind.SKIP
-        else replace(bucket, values=_noisy(bucket.values, amount))
-        for bucket in batch.buckets
-    )
-    # Variances stay positive: only bias and mean are disturbed.
-    kept = batch.neuron_values[:, 2:]
-    noisy = _noisy(batch.neuron_values[:, :2], amount)
-    return replace(batch, buckets=buckets, neuron_values=torch.cat([noisy, kept], dim=1))
-
-
-def _noisy(values: Tensor, amount: float) -> Tensor:
-    return values * (1 + amount * torch.randn_like(values))
 
 
 def _check_folder(folder: Path, config: TrainConfig, task: str, resume: bool) -> None:
