@@ -135,14 +135,16 @@ _STD_EPSILON = 1e-5
 
 
 def moments(
-    batch: GraphBatch, messages: Callable[[int], tuple[Tensor, Tensor]]
+    batch: GraphBatch, messages: Callable[[int], tuple[Tensor | None, Tensor | None]]
 ) -> tuple[Tensor, Tensor]:
     """``Moments`` of all buckets; ``messages(number)`` gives those to receivers and to senders."""
     total = Moments(batch)
     for number, bucket in enumerate(batch.buckets):
         to_receivers, to_senders = messages(number)
-        total.add(bucket, to_receivers)
-        total.add(bucket, to_senders, to_senders=True)
+        if to_receivers is not None:
+            total.add(bucket, to_receivers)
+        if to_senders is not None:
+            total.add(bucket, to_senders, to_senders=True)
     return total.finish()
 
 

@@ -1,14 +1,16 @@
 """NG-GNN: message passing on neural graphs (PNA aggregation, FiLM messages, edge updates).
 
-The equations are the paper's code; three things differ. Normalisation is per neuron (the published
-one mixes all networks of a batch). Products that depend on one neuron are computed per neuron, not
-per edge. Weights of both directions share one dense block.
+The equations are the paper's code; three things differ. Normalisation is per network or per neuron
+(the published one mixes all networks of a batch). Products that depend on one neuron are computed
+per neuron, not per edge; linear maps that follow each other on edges are multiplied first; messages
+that nobody reads are not computed. Weights of both directions share one dense block.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -132,12 +134,18 @@ class NeuralGraphGNN(Metanetwork):
     def _features(self, batch: GraphBatch) -> Tensor:
         """What the head reads ``[num_networks, read_dim]``."""
         neurons = self.neuron_encoder(batch, self.standardizer)
-        forward, backward = self.edge_encoder(batch, self.standardizer)
-        for layer in self.layers:
-            neurons, forward, backward = layer(batch, neurons, forward, backward, self.log_degree)
+        forward, backward = map(_Edges, self.edge_encoder(batch, self.standardizer))
+        everything = [True] * len(batch.buckets)
+        for number, layer in enumerate(self.layers):
+            wanted = everything, everything
+            if self.readout == "outputs" and number == len(self.layers) - 1:
+                wanted = _ends_at_outputs(batch)
+            neurons, forward, backward = layer(
+                batch, neurons, forward, backward, self.log_degree, wanted
+            )
         return self._read(batch, neurons, forward)
 
-    def _read(self, batch: GraphBatch, neurons: Tensor, edges: Tensor) -> Tensor:
+    def _read(self, batch: GraphBatch, neurons: Tensor, edges: _Edges) -> Tensor:
         if self.readout == "mean":
             return network_mean(neurons, batch.network, batch.num_networks)
         rows = (batch.kind == 2).nonzero()[:, 0]
@@ -145,7 +153,7 @@ class NeuralGraphGNN(Metanetwork):
             means = [
                 network_mean(neurons, batch.network, batch.num_networks),
                 network_mean(neurons[rows], batch.network[rows], batch.num_networks),
-                _edge_mean(batch, edges),
+                _Edges(_edge_mean(batch, edges.features), edges.pending).value(),
             ]
             return torch.cat(means, dim=1)
         counts = torch.bincount(batch.network[rows], minlength=batch.num_networks)
@@ -188,6 +196,30 @@ class _NetworkNorm(nn.Module):
         return x * (square + 1e-5).rsqrt()[batch.network] * self.weight + self.bias
 
 
+@dataclass(frozen=True)
+class _Edges:
+    """Edge features and a linear map that is still to be applied to them.
+
+    Readers of edges are linear maps too, so both are multiplied first: one map of small matrices
+    instead of one over all edges.
+    """
+
+    features: Tensor
+    pending: nn.Linear | None = None
+
+    def through(self, linear: nn.Linear) -> Tensor:
+        """The features after the pending map and ``linear``."""
+        if self.pending is None:
+            return linear(self.features)
+        weight = linear.weight @ self.pending.weight
+        bias = linear.weight @ self.pending.bias + linear.bias
+        return nn.functional.linear(self.features, weight, bias)
+
+    def value(self) -> Tensor:
+        """The features after the pending map."""
+        return self.features if self.pending is None else self.pending(self.features)
+
+
 class _Layer(nn.Module):
     """One PNA layer with FiLM messages; all but the last end in norm, SiLU and edge update."""
 
@@ -211,21 +243,27 @@ class _Layer(nn.Module):
         self,
         batch: GraphBatch,
         neurons: Tensor,
-        forward: Tensor,
-        backward: Tensor,
+        forward: _Edges,
+        backward: _Edges,
         log_degree: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        wanted: tuple[list[bool], list[bool]],
+    ) -> tuple[Tensor, _Edges, _Edges]:
         target = batch.split(self.message_target(neurons))
         source = batch.split(self.message_source(neurons))
-        film_forward = batch.split_edges(self.film(forward))
-        film_backward = batch.split_edges(self.film(backward))
+        film_forward = self._film(batch, forward, wanted[0])
+        film_backward = self._film(batch, backward, wanted[1])
 
-        def messages(number: int) -> tuple[Tensor, Tensor]:
+        def messages(number: int) -> tuple[Tensor | None, Tensor | None]:
             bucket = batch.buckets[number]
             s, r = bucket.sender_depth, bucket.receiver_depth
-            up = receivers_of(target[r], bucket) + senders_of(source[s], bucket)
-            down = senders_of(target[s], bucket) + receivers_of(source[r], bucket)
-            return _film(film_forward[number], up), _film(film_backward[number], down)
+            up, down = film_forward[number], film_backward[number]
+            if up is not None:
+                up = _modulate(up, receivers_of(target[r], bucket) + senders_of(source[s], bucket))
+            if down is not None:
+                down = _modulate(
+                    down, senders_of(target[s], bucket) + receivers_of(source[r], bucket)
+                )
+            return up, down
 
         statistics, degree = moments(batch, messages)
         amplified = statistics * ((degree + 1).log() / log_degree.to(neurons.dtype))
@@ -242,16 +280,27 @@ class _Layer(nn.Module):
         backward = self._update_edges(batch, backward, *ends, reverse=True)
         return neurons, forward, backward
 
+    def _film(self, batch: GraphBatch, edges: _Edges, wanted: list[bool]) -> list[Tensor | None]:
+        """Scale and shift per edge, by bucket; ``None`` where nobody reads the messages."""
+        if all(wanted):
+            return list(batch.split_edges(edges.through(self.film)))
+        parts = batch.split_edges(edges.features)
+        return [
+            _Edges(part, edges.pending).through(self.film) if want else None
+            for part, want in zip(parts, wanted, strict=True)
+        ]
+
     def _update_edges(
         self,
         batch: GraphBatch,
-        edges: Tensor,
+        edges: _Edges,
         source: list[Tensor],
         target: list[Tensor],
         *,
         reverse: bool = False,
-    ) -> Tensor:
-        """``L1 silu(L_e e + L_s x_source + L_t x_target)``."""
+    ) -> _Edges:
+        """``L1 silu(L_e e + L_s x_source + L_t x_target)``; ``L1`` is left for the reader."""
+        own = edges.through(self.edge_own)
         ends = []
         for bucket in batch.buckets:
             s, r = bucket.sender_depth, bucket.receiver_depth
@@ -259,8 +308,8 @@ class _Layer(nn.Module):
                 both = receivers_of(source[r], bucket) + senders_of(target[s], bucket)
             else:
                 both = senders_of(source[s], bucket) + receivers_of(target[r], bucket)
-            ends.append(both.reshape(-1, edges.shape[1]))
-        return self.edge_out(nn.functional.silu(self.edge_own(edges) + torch.cat(ends)))
+            ends.append(both.reshape(-1, own.shape[1]))
+        return _Edges(nn.functional.silu(own + torch.cat(ends)), self.edge_out)
 
 
 def _edge_mean(batch: GraphBatch, edges: Tensor) -> Tensor:
@@ -277,7 +326,15 @@ def _edge_mean(batch: GraphBatch, edges: Tensor) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def _film(film: Tensor, values: Tensor) -> Tensor:
+def _ends_at_outputs(batch: GraphBatch) -> tuple[list[bool], list[bool]]:
+    """Which buckets send messages to output neurons: up to receivers, down to senders."""
+    levels = batch.split(batch.kind == 2)
+    up = [bool(b.receivers.take(levels[b.receiver_depth]).any()) for b in batch.buckets]
+    down = [bool(b.senders.take(levels[b.sender_depth]).any()) for b in batch.buckets]
+    return up, down
+
+
+def _modulate(film: Tensor, values: Tensor) -> Tensor:
     """Scale and shift messages by what the edge says."""
     scale, shift = film.chunk(2, dim=-1)
     return torch.addcmul(shift, scale, values)
