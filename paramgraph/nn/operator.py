@@ -213,48 +213,46 @@ class _Round(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         h, g = list(h), list(g)
         for level in range(1, len(h)):
-            message = None
-            for number in levels.incoming[level]:
-                bucket = batch.buckets[number]
-                psi = self.forward_positions(bucket.positions, weights[number])
-                operator = _operators(weights[number], psi)
-                source = bucket.senders.take(self.forward_map(h[bucket.sender_depth]))
-                fan = weights[number].shape[3] * weights[number].shape[4]
-                sent = push(bucket, operator, source) / math.sqrt(fan)
-                message = add_rows(message, bucket.receivers, sent, len(h[level]))
+            message = self._message(batch, levels.incoming[level], weights, h, len(h[level]))
             if message is not None:
-                update = self.primal(
-                    levels.types[level],
-                    h[level],
-                    message,
-                    levels.bias[level],
-                    g[level],
-                    levels.context[level],
-                )
-                h[level] = h[level] + update
+                facts = levels.bias[level], g[level], levels.context[level]
+                h[level] = h[level] + self.primal(levels.types[level], h[level], message, *facts)
         for level in range(len(g) - 2, -1, -1):
-            message = None
-            for number in levels.outgoing[level]:
-                bucket = batch.buckets[number]
-                psi = self.backward_positions(bucket.positions, weights[number])
-                operator = _operators(weights[number], psi)
-                source = bucket.receivers.take(self.backward_map(g[bucket.receiver_depth]))
-                fan = weights[number].shape[2] * weights[number].shape[4]
-                sent = push(bucket, operator, source, backward=True) / math.sqrt(fan)
-                message = add_rows(message, bucket.senders, sent, len(g[level]))
+            numbers = levels.outgoing[level]
+            message = self._message(batch, numbers, weights, g, len(g[level]), backward=True)
             if message is not None:
-                update = self.dual(
-                    levels.types[level],
-                    g[level],
-                    message,
-                    levels.bias[level],
-                    h[level],
-                    levels.context[level],
-                    is_dual=True,
-                )
+                facts = levels.bias[level], h[level], levels.context[level]
+                types = levels.types[level]
+                update = self.dual(types, g[level], message, *facts, is_dual=True)
                 # Outputs that stand at the depth of others' hidden neurons get no message.
                 g[level] = g[level] + update * levels.is_read[level]
         return h, g
+
+    def _message(
+        self,
+        batch: GraphBatch,
+        numbers: list[int],
+        weights: list[Tensor],
+        signals: list[Tensor],
+        num_rows: int,
+        *,
+        backward: bool = False,
+    ) -> Tensor | None:
+        """Signals of other levels, mapped and pushed through some buckets to one level."""
+        signal_map = self.backward_map if backward else self.forward_map
+        positions = self.backward_positions if backward else self.forward_positions
+        total = None
+        for number in numbers:
+            bucket, weight = batch.buckets[number], weights[number]
+            operator = _operators(weight, positions(bucket.positions, weight))
+            ends = (bucket.senders, bucket.receivers)
+            source, target = ends[::-1] if backward else ends
+            depth = bucket.receiver_depth if backward else bucket.sender_depth
+            signal = source.take(signal_map(signals[depth]))
+            fan = weight.shape[2 if backward else 3] * weight.shape[4]
+            sent = push(bucket, operator, signal, backward=backward) / math.sqrt(fan)
+            total = add_rows(total, target, sent, num_rows)
+        return total
 
 
 def _operators(weights: Tensor, psi: Tensor) -> Tensor:
