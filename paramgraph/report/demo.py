@@ -26,7 +26,11 @@ __all__ = ["DEMO_RUNS", "DemoResult", "run_demo"]
 
 DEMO_RUNS: dict[str, TrainConfig] = {
     "inr_classification.ng_gnn": TrainConfig(
-        "ng-gnn", {"readout": "outputs"}, epochs=20, learning_rate=2e-3
+        "ng-gnn",
+        {"readout": "outputs", "magnitudes": True},
+        epochs=30,
+        learning_rate=2e-3,
+        sign_flips=True,
     ),
     "accuracy_prediction.ng_gnn": TrainConfig(
         "ng-gnn",
