@@ -21,12 +21,12 @@ DOCUMENTS = sorted([README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]) + 
 # What the rules are about, by the name of the function.
 FAMILIES = {
     "_matrix_product": "linear layers, matrix products",
-    "_convolution": "convolutions (any groups, strides, kernels)",
+    "_convolution": "convolutions in 1 and 2 dimensions, also depthwise (other groups: refused)",
     "_batch_norm": "batch normalisation (stored statistics)",
     "_layer_norm": "layer normalisation",
     "_group_norm": "group normalisation",
     "_add": "sums: biases, skips",
-    "_multiply": "products: gains, gates, constants",
+    "_multiply": "products: gains, constants, functions of one neuron (gates: refused)",
     "_softmax": "softmax",
     "_spatial": "pooling, upsampling, padding with values of the image",
     "_pad": "padding with a constant",
@@ -39,7 +39,7 @@ FAMILIES = {
     "_untagged_pointwise": "further activations",
 }
 POINTWISE = (
-    "activations: every operation that PyTorch tags as pointwise, of one neuron at a time",
+    "activations: operations of one neuron that PyTorch tags as pointwise (PReLU: refused)",
     "relu, gelu, silu, tanh, sigmoid, sin, ...",
 )
 
