@@ -119,6 +119,9 @@ def assert_equals_twin(
 def test_ng_gnn_equals_its_slow_twin(num_frequencies: int, norm: str) -> None:
     """Methods 12.1 with LayerNorm per neuron or network: one message, one edge update at a time."""
     m = NeuralGraphGNN(3, hidden_dim=8, num_layers=3, num_frequencies=num_frequencies, norm=norm)
+    for parameter in m.parameters():
+        if parameter.ndim == 1:  # biases start at 0, where a lost one would not be seen
+            nn.init.normal_(parameter)
 
     def normalise(layer: Any, x: list[Tensor]) -> list[Tensor]:
         if norm == "neuron":
