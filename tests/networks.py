@@ -21,9 +21,11 @@ __all__ = [
     "Wired",
     "as_double",
     "by_name",
+    "make_hazard",
     "outputs",
     "randomise",
     "vectors",
+    "zeros",
 ]
 
 ExampleInputs = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -83,9 +85,9 @@ def vectors(*shape: int, seed: int = 0) -> Tensor:
 
 
 def as_double(inputs: Any) -> Any:
-    """The same example inputs in float64."""
+    """The same example inputs in float64; indices stay whole numbers."""
     if isinstance(inputs, Tensor):
-        return inputs.double()
+        return inputs.double() if inputs.is_floating_point() else inputs
     if isinstance(inputs, dict):
         return {name: as_double(value) for name, value in inputs.items()}
     return tuple(as_double(value) for value in inputs)
@@ -103,7 +105,9 @@ def outputs(network: nn.Module, inputs: Any) -> list[Tensor]:
     return list(result.values() if isinstance(result, dict) else result)
 
 
-def _hazard(name: str, build: Callable[[], nn.Module], inputs: ExampleInputs) -> Hazard:
+def make_hazard(name: str, build: Callable[[], nn.Module], inputs: ExampleInputs) -> Hazard:
+    """A hazard whose weights follow from its name."""
+
     def make() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             # Built in float32 whatever the default of the test: call .double() where needed.
@@ -112,7 +116,8 @@ def _hazard(name: str, build: Callable[[], nn.Module], inputs: ExampleInputs) ->
     return Hazard(name, make, inputs)
 
 
-def _parameter(*shape: int) -> nn.Parameter:
+def zeros(*shape: int) -> nn.Parameter:
+    """A bare parameter; ``make_hazard`` gives it its values."""
     return nn.Parameter(torch.zeros(shape))
 
 
@@ -258,7 +263,7 @@ def _raw_parameters() -> nn.Module:
     def wiring(n: Any, x: Tensor) -> Tensor:
         return _relu(x @ n.w + n.b) @ n.v.t()
 
-    return Wired(wiring, w=_parameter(3, 5), b=_parameter(5), v=_parameter(2, 5))
+    return Wired(wiring, w=zeros(3, 5), b=zeros(5), v=zeros(2, 5))
 
 
 def _siren() -> nn.Module:
@@ -293,29 +298,29 @@ def _width_one() -> nn.Module:
 
 
 HAZARDS: list[Hazard] = [
-    _hazard("mlp", _mlp, _vector),
-    _hazard("mixed_activations", _mixed_activations, _vector),
-    _hazard("no_bias", _no_bias, _vector),
-    _hazard("strided_cnn", _strided_cnn, _image),
-    _hazard("cnn_1d", _cnn_1d, _series),
-    _hazard("flatten", _flatten, _image),
-    _hazard("permute_then_flatten", _permute_then_flatten, _image),
-    _hazard("residual_mlp", _residual_mlp, _vector),
-    _hazard("resnet", _resnet, _image),
-    _hazard("preactivation_residual", _preactivation_residual, _vector),
-    _hazard("batch_norm", _batch_norm, _vector),
-    _hazard("batch_norm_without_affine", _batch_norm_without_affine, _vector),
-    _hazard("layer_norm", _layer_norm, _vector),
-    _hazard("group_norm", _group_norm, _image),
-    _hazard("depthwise", _depthwise, _image),
-    _hazard("tied", _tied, _vector),
-    _hazard("unused_parameter", _unused_parameter, _vector),
-    _hazard("two_inputs", _two_inputs, (_vector, vectors(4, 2, seed=1))),
-    _hazard("raw_parameters", _raw_parameters, _vector),
-    _hazard("siren", _siren, vectors(6, 2)),
-    _hazard("raw_and_activated", _raw_and_activated, _vector),
-    _hazard("dict_output", _dict_output, {"x": _vector}),
-    _hazard("width_one", _width_one, vectors(4, 1)),
+    make_hazard("mlp", _mlp, _vector),
+    make_hazard("mixed_activations", _mixed_activations, _vector),
+    make_hazard("no_bias", _no_bias, _vector),
+    make_hazard("strided_cnn", _strided_cnn, _image),
+    make_hazard("cnn_1d", _cnn_1d, _series),
+    make_hazard("flatten", _flatten, _image),
+    make_hazard("permute_then_flatten", _permute_then_flatten, _image),
+    make_hazard("residual_mlp", _residual_mlp, _vector),
+    make_hazard("resnet", _resnet, _image),
+    make_hazard("preactivation_residual", _preactivation_residual, _vector),
+    make_hazard("batch_norm", _batch_norm, _vector),
+    make_hazard("batch_norm_without_affine", _batch_norm_without_affine, _vector),
+    make_hazard("layer_norm", _layer_norm, _vector),
+    make_hazard("group_norm", _group_norm, _image),
+    make_hazard("depthwise", _depthwise, _image),
+    make_hazard("tied", _tied, _vector),
+    make_hazard("unused_parameter", _unused_parameter, _vector),
+    make_hazard("two_inputs", _two_inputs, (_vector, vectors(4, 2, seed=1))),
+    make_hazard("raw_parameters", _raw_parameters, _vector),
+    make_hazard("siren", _siren, vectors(6, 2)),
+    make_hazard("raw_and_activated", _raw_and_activated, _vector),
+    make_hazard("dict_output", _dict_output, {"x": _vector}),
+    make_hazard("width_one", _width_one, vectors(4, 1)),
 ]
 
 
