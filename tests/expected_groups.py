@@ -17,7 +17,14 @@ from collections.abc import Iterable
 
 from paramgraph.structure import AxisGroup
 
-__all__ = ["EXPECTED_GROUPS", "Row", "found_groups", "num_permutations", "permutations_of_rows"]
+__all__ = [
+    "CANCELS",
+    "EXPECTED_GROUPS",
+    "Row",
+    "found_groups",
+    "num_permutations",
+    "permutations_of_rows",
+]
 
 Row = tuple[int, tuple[int, ...]]
 
@@ -56,8 +63,10 @@ def num_permutations(axis_groups: Iterable[AxisGroup]) -> int:
 
 # 3 heads of 2 in a residual stream of 5: heads, q and k dims together per head, v dims per head.
 _ATTENTION = _rows(5, 3, (2, 3), (2, 3))
+# 2 heads of 2 by themselves, as in PyTorch's transformer layers
+_TWO_HEADS: list[int | tuple[int, ...]] = [2, (2, 2), (2, 2)]
 # 2 key heads of 4, each with 2 queries: the value dims of a head serve all its queries alike.
-_GROUPED_ROTARY = [5, 2, (2, 2), (4, 2)]
+_GROUPED_ROTARY: list[int | tuple[int, ...]] = [5, 2, (2, 2), (4, 2)]
 
 _OLD = {
     "mlp": _rows(5, 4),
@@ -116,11 +125,11 @@ _CONVOLUTION = {
 _ATTENTION_NETWORKS = {
     # no residual: the attention's output is a group of its own
     "multihead_attention": _rows(6, 3, (2, 3), (2, 3), 6),
-    "encoder_post_norm": _rows(4, 2, (2, 2), (2, 2), 3),
-    "encoder_pre_norm": _rows(4, *[2, (2, 2), (2, 2), 3] * 2),
+    "encoder_post_norm": _rows(4, *_TWO_HEADS, 3),
+    "encoder_pre_norm": _rows(4, *_TWO_HEADS, 3, *_TWO_HEADS, 3),
     # Stream and memory are two groups, though both are columns of the packed in_proj_weight of the
     # cross-attention: its q rows read the stream, its k and v rows the memory.
-    "decoder": _rows(4, 4, *[2, (2, 2), (2, 2)] * 2, 3),
+    "decoder": _rows(4, 4, *_TWO_HEADS, *_TWO_HEADS, 3),
     "cross_attention": _rows(4, 3, 2, (2, 2), (2, 2), 4),
     "packed_by_kind": _ATTENTION,
     "packed_by_head": _ATTENTION,
@@ -138,7 +147,7 @@ _ATTENTION_NETWORKS = {
     "relative_bias": _ATTENTION,
     # The norms' gains are shared by all heads, so their dims are, too.
     "query_key_norm": _rows(5, 3, 4, (4, 3)),
-    "vision_transformer": _rows(4, 2, (2, 2), (2, 2), 3),
+    "vision_transformer": _rows(4, *_TWO_HEADS, 3),
     # A constant is added to the residual stream.
     "fixed_positions": _rows(3),
 }
@@ -195,4 +204,16 @@ EXPECTED_GROUPS: dict[str, list[Row]] = {
     **_ATTENTION_NETWORKS,
     **_RECURRENT,
     **_MIXTURES,
+}
+
+# Parameters without any effect on the function, though they take part in computing it. A norm
+# takes the mean away, and with it the bias before; a key bias adds the same to all scores of a
+# query, which softmax does not see (unless the keys are rotated or normalised after it).
+CANCELS: dict[str, set[str]] = {
+    "instance_norm": {"0.bias", "3.bias"},
+    "grouped_queries": {"key.bias"},
+    "grouped_queries_partly_rotary": {"key.bias"},
+    "multi_query": {"key.bias"},
+    "alibi": {"key.bias"},
+    "relative_bias": {"key.bias"},
 }

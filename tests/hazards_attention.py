@@ -34,7 +34,7 @@ def _multihead_attention() -> nn.Module:
     return Wired(wiring, embed=nn.Linear(3, 6), attention=attention, head=nn.Linear(6, 2))
 
 
-def _encoder(layer: nn.Module, num_layers: int) -> nn.Module:
+def _encoder(layer: nn.TransformerEncoderLayer, num_layers: int) -> nn.Module:
     def wiring(n: Any, x: Tensor) -> Tensor:
         return n.head(n.encoder(n.embed(x) + n.positions).mean(1))
 
@@ -194,8 +194,9 @@ def _vision_transformer() -> nn.Module:
 
     return Wired(
         wiring,
-        **{"patches": nn.Conv2d(1, 4, 3, stride=3), "token": zeros(1, 1, 4)},
-        **{"positions": zeros(1, 5, 4), "norm1": nn.LayerNorm(4), "qkv": nn.Linear(4, 12)},
+        **{"token": zeros(1, 1, 4), "positions": zeros(1, 5, 4)},
+        **{"patches": nn.Conv2d(1, 4, 3, stride=3), "norm1": nn.LayerNorm(4)},
+        **{"qkv": nn.Linear(4, 12)},
         **{"out": nn.Linear(4, 4), "norm2": nn.LayerNorm(4), "up": nn.Linear(4, 3)},
         **{"down": nn.Linear(3, 4), "head": nn.Linear(4, 2)},
     )

@@ -36,7 +36,7 @@ def _squeeze_excite() -> nn.Module:
         stem = functional.relu6(n.stem(x))
         wide = functional.relu6(n.norm1(n.expand(stem)))
         wide = functional.hardswish(n.norm2(n.depthwise(wide)))
-        squeezed = _relu(n.squeeze(wide.mean((2, 3), keepdim=True)))
+        squeezed = functional.leaky_relu(n.squeeze(wide.mean((2, 3), keepdim=True)))
         wide = wide * torch.sigmoid(n.excite(squeezed))
         return n.head((stem + n.project(wide)).mean((2, 3)))
 
@@ -54,7 +54,7 @@ def _u_net() -> nn.Module:
     def wiring(n: Any, x: Tensor) -> Tensor:
         fine = _relu(n.fine(x))
         coarse = _relu(n.coarse(fine))
-        coarse = _relu(n.middle(coarse))
+        coarse = functional.leaky_relu(n.middle(coarse))
         joined = torch.cat([fine, n.up(coarse)], 1)
         return n.out(_relu(n.decode(joined)))
 
@@ -138,7 +138,8 @@ def _channels_last_block() -> nn.Module:
     return Wired(
         wiring,
         **{"stem": nn.Conv2d(1, 4, 2, stride=2), "norm": nn.LayerNorm(4)},
-        **{"depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4), "gamma": zeros(4)},
+        **{"depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4)},
+        gamma=zeros(4),
         **{"up": nn.Linear(4, 6), "down": nn.Linear(6, 4), "head": nn.Linear(4, 2)},
     )
 

@@ -95,8 +95,9 @@ def _selective_scan() -> nn.Module:
         wiring,
         **{"embed": nn.Linear(3, 5), "into": nn.Linear(5, 8, bias=False)},
         **{"conv": nn.Conv1d(4, 4, 2, groups=4, padding=1), "select": nn.Linear(4, 8)},
-        **{"step": nn.Linear(2, 4), "log_decay": zeros(4, 3), "skip": zeros(4)},
-        **{"out": nn.Linear(4, 5, bias=False), "head": nn.Linear(5, 2)},
+        **{"step": nn.Linear(2, 4), "out": nn.Linear(4, 5, bias=False)},
+        **{"log_decay": zeros(4, 3), "skip": zeros(4)},
+        head=nn.Linear(5, 2),
     )
 
 
