@@ -4,7 +4,7 @@ The data flows along one line: ``capture`` (network to ``ParamGraph``), ``featur
 ``Values``), ``collate`` (many networks to a ``GraphBatch``), a metanetwork from ``paramgraph.nn``.
 """
 
-from paramgraph import nn, testing, zoo
+from paramgraph import frontends, nn, testing, zoo
 from paramgraph.batch import GraphBatch, collate
 from paramgraph.capture import Verification, capture, verify
 from paramgraph.errors import (
@@ -42,6 +42,7 @@ __all__ = [
     "ZooError",
     "capture",
     "collate",
+    "frontends",
     "nn",
     "testing",
     "verify",

@@ -26,10 +26,12 @@ STAGES = (
     "errors",
     "storage",
     "structure",
+    "views",
     "values",
     "symmetry",
     "graph",
     "capture",
+    "frontends",
     "batch",
     "engine",
     "nn",
@@ -52,6 +54,7 @@ LAZY = (
     "matplotlib",
     "sklearn",
     "transformers",
+    "onnx",
     "tensorboard",
 )
 
