@@ -177,7 +177,7 @@ def _query_key_norm() -> nn.Module:
         return n.head(stream + n.out(_attend(n.query_norm(query), n.key_norm(key), value)))
 
     projections = {name: nn.Linear(5, 12) for name in ("query", "key", "value")}
-    norms = {"query_norm": nn.RMSNorm(4), "key_norm": nn.RMSNorm(4)}
+    norms = {name: nn.RMSNorm(4, eps=0.01) for name in ("query_norm", "key_norm")}
     embed, out, head = nn.Linear(3, 5), nn.Linear(12, 5), nn.Linear(5, 2)
     return Wired(wiring, embed=embed, **projections, **norms, out=out, head=head)
 

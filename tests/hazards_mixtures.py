@@ -24,7 +24,7 @@ def _gated_with_rms_norm() -> nn.Module:
 
     layers = {name: nn.Linear(5, 4, bias=False) for name in ("gate", "up")}
     down = nn.Linear(4, 5, bias=False)
-    norm, head = nn.RMSNorm(5), nn.Linear(5, 2)
+    norm, head = nn.RMSNorm(5, eps=0.01), nn.Linear(5, 2)
     return Wired(wiring, embed=nn.Linear(3, 5), norm=norm, **layers, down=down, head=head)
 
 

@@ -1,34 +1,66 @@
-"""How many permutations of its parameters leave a network as it is: counted without capture."""
+"""How many symmetries the parameters of a network have: counted without capture."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from networks import as_double
-from scalar_graph import Automorphisms, automorphisms
+from networks import Hazard, as_double
+from scalar_graph import Automorphisms, ScalarGraph, automorphisms
 from scalar_rules import Shadow
+from scalar_scales import count_scales
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["count_symmetries", "permuted"]
+__all__ = [
+    "Run",
+    "count_rescalings",
+    "count_symmetries",
+    "example_for_oracle",
+    "permuted",
+    "read_tensors",
+    "run_by_numbers",
+]
+
+# Networks that read every row of a table only when they see the whole batch.
+WHOLE_BATCH = {"message_passing", "tied_embedding", "tri_plane", "expert_modules", "chosen_experts"}
 
 
-def count_symmetries(network: nn.Module, inputs: Any) -> Automorphisms:
-    """All automorphisms of the computation graph of one run, one node per number.
+def example_for_oracle(hazard: Hazard) -> Any:
+    """One example where that is enough: every example runs through the same parameters."""
+    inputs = as_double(hazard.example_inputs)
+    if hazard.name in WHOLE_BATCH:
+        return inputs
+    if isinstance(inputs, dict):
+        return {name: value[:1] for name, value in inputs.items()}
+    return tuple(v[:1] for v in inputs) if isinstance(inputs, tuple) else inputs[:1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a network computed: the graph, its outputs, and the size of each parameter."""
+
+    graph: ScalarGraph
+    outputs: list[int]
+    sizes: dict[str, int]
+
+
+def run_by_numbers(network: nn.Module, inputs: Any) -> Run:
+    """Run a network number by number.
 
     Args:
         network: Any module; it is not changed.
-        inputs: As for ``capture``. Each number of an input and of an output stays where it is.
+        inputs: As for ``capture``.
 
     Returns:
-        Their number, and generators as permutations of the entries of each parameter.
+        The computation graph. Parameters and running statistics are its leaves, like inputs.
     """
     network, inputs = copy.deepcopy(network).double().eval(), as_double(inputs)
     shadow, sizes = Shadow(), {}
-    for name, tensor in _read_tensors(network).items():
+    for name, tensor in read_tensors(network).items():
         shadow.register(name, tensor)
         sizes[name] = tensor.numel()
     for number, tensor in enumerate(tree_leaves(inputs)):
@@ -44,10 +76,27 @@ def count_symmetries(network: nn.Module, inputs: Any) -> Automorphisms:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     outputs = [n for t in tree_leaves(results) for n in shadow.nodes(t).reshape(-1).tolist()]
-    return automorphisms(shadow.graph, outputs, sizes)
+    return Run(shadow.graph, outputs, sizes)
 
 
-def _read_tensors(network: nn.Module) -> dict[str, Tensor]:
+def count_symmetries(network: nn.Module, inputs: Any) -> Automorphisms:
+    """All permutations of entries within their parameters that the computation does not see.
+
+    Each number of an input and of an output stays where it is.
+    """
+    run = run_by_numbers(network, inputs)
+    return automorphisms(run.graph, run.outputs, run.sizes)
+
+
+def count_rescalings(
+    network: nn.Module, inputs: Any, *, free_running: bool = False
+) -> tuple[int, int]:
+    """Numbers of independent positive scales and of independent sign flips of entries."""
+    run = run_by_numbers(network, inputs)
+    return count_scales(run.graph, run.outputs, run.sizes, free_running=free_running)
+
+
+def read_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Parameters and running statistics; a tied parameter once."""
     running = {n: b for n, b in network.named_buffers() if n.rsplit(".")[-1].startswith("running_")}
     return dict(network.named_parameters()) | running
@@ -56,7 +105,7 @@ def _read_tensors(network: nn.Module) -> dict[str, Tensor]:
 def permuted(network: nn.Module, order: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a network with the entries of its parameters moved."""
     network = copy.deepcopy(network)
-    tensors = _read_tensors(network)
+    tensors = read_tensors(network)
     for name, index in order.items():
         tensor = tensors[name]
         tensor.data = tensor.data.reshape(-1)[index].reshape(tensor.shape)

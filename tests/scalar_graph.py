@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,16 @@ class ScalarGraph:
         value = max(self.values[part] for part in parts)
         return parts.pop() if len(parts) == 1 else self._node(("maximum",), parts, value)
 
+    def reaching(self, outputs: Sequence[int]) -> list[int]:
+        """All nodes that outputs depend on, arguments first."""
+        live, stack = set(outputs), list(outputs)
+        while stack:
+            for argument in self.keys[stack.pop()][1]:
+                if argument not in live:
+                    live.add(argument)
+                    stack.append(argument)
+        return sorted(live)
+
     def _flat(self, kind: str, nodes: Iterable[int]) -> Iterable[int]:
         for node in nodes:
             if self.keys[node][0] == (kind,):
@@ -138,13 +148,7 @@ def automorphisms(
     """
     igraph = importlib.import_module("igraph")  # ships no types
     outputs = list(outputs)
-    live, stack = set(outputs), list(outputs)
-    while stack:
-        for argument in graph.keys[stack.pop()][1]:
-            if argument not in live:
-                live.add(argument)
-                stack.append(argument)
-    place = {node: number for number, node in enumerate(sorted(live))}
+    place = {node: number for number, node in enumerate(graph.reaching(outputs))}
     # Depth tells the two ends of an edge apart, so that the graph need not be directed.
     colours: dict[Any, int] = {}
     colour = []

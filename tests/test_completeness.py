@@ -24,33 +24,21 @@ import paramgraph as pg
 
 pytest.importorskip("igraph")
 
-from oracle import count_symmetries, permuted
+from oracle import count_symmetries, example_for_oracle, permuted
 from scalar_graph import Automorphisms
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 
-# Networks that use every row of a table only when they see the whole batch.
-WHOLE_BATCH = {"message_passing", "tied_embedding", "tri_plane", "expert_modules", "chosen_experts"}
 # Which experts are chosen is taken as given: the oracle does not see that all may be exchanged.
 NOT_SEEN = {"chosen_experts": math.factorial(3)}
 # The networks that capture reads at present.
 CAPTURED = HAZARDS
 
 
-def _inputs(hazard: Hazard) -> Any:
-    """One example is enough: every example runs through the same parameters."""
-    inputs = as_double(hazard.example_inputs)
-    if hazard.name in WHOLE_BATCH:
-        return inputs
-    if isinstance(inputs, dict):
-        return {name: value[:1] for name, value in inputs.items()}
-    return tuple(v[:1] for v in inputs) if isinstance(inputs, tuple) else inputs[:1]
-
-
 @functools.cache
 def counted(name: str) -> Automorphisms:
     hazard = next(hazard for hazard in ALL_HAZARDS if hazard.name == name)
-    return count_symmetries(hazard.make(), _inputs(hazard))
+    return count_symmetries(hazard.make(), example_for_oracle(hazard))
 
 
 @pytest.mark.parametrize("hazard", ALL_HAZARDS, ids=str)
@@ -72,7 +60,9 @@ def test_automorphisms_leave_the_function_as_it_is(hazard: Hazard) -> None:
     """Proposition 1 of Lim et al. 2024, on generators of the group."""
     network = hazard.make().double()
     # the same choice of experts is part of the graph, so these keep to the inputs that it saw
-    inputs = _inputs(hazard) if hazard.name in NOT_SEEN else as_double(hazard.example_inputs)
+    inputs = (
+        example_for_oracle(hazard) if hazard.name in NOT_SEEN else as_double(hazard.example_inputs)
+    )
     reference = outputs(network, inputs)
     assert counted(hazard.name).generators
     for generator in counted(hazard.name).generators:
