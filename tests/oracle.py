@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import scalar_rules  # noqa: F401 (makes the rules known)
 import torch
 from networks import Hazard, as_double
 from scalar_graph import Automorphisms, ScalarGraph, automorphisms
-from scalar_rules import Shadow
 from scalar_scales import count_scales
+from scalar_shadow import Shadow
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
