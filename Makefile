@@ -5,10 +5,11 @@ CONSTRAINTS ?= constraints.txt
 BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.installed
 DEV_STAMP   := $(VENV)/.installed-dev
+COVERAGE_STAMP := $(VENV)/.installed-coverage
 PIP         := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-here demo-here check format bench clean
+.PHONY: help demo test test-all test-here demo-here check format bench coverage-report clean
 
 help:
 	@echo "make demo       set up, run the demonstration, write its results to demo/"
@@ -17,6 +18,7 @@ help:
 	@echo "make check      set up, ruff format --check, ruff check, mypy"
 	@echo "make format     set up, let ruff format and repair what it can"
 	@echo "make bench      set up, run the benchmarks"
+	@echo "make coverage-report  set up with transformers and PyG, capture and verify all architectures"
 	@echo "make test-here  tests in the active Python, installs nothing (also: demo-here)"
 	@echo "make clean      remove the environment, caches and demo/"
 	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) CONSTRAINTS=$(CONSTRAINTS)"
@@ -35,6 +37,11 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 $(DEV_STAMP): $(STAMP)
 	@start=$$(date +%s); \
 	$(PIP) -e ".[dev]" && touch $@ && echo "Set-up of the check tools took $$(( $$(date +%s) - start )) s."
+
+$(COVERAGE_STAMP): $(STAMP)
+	@start=$$(date +%s); \
+	$(PIP) -e ".[coverage]" && touch $@ && \
+	echo "Set-up of transformers and PyG took $$(( $$(date +%s) - start )) s."
 
 demo: $(STAMP)
 	$(BIN)/paramgraph demo --out demo
@@ -56,6 +63,9 @@ format: $(DEV_STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+coverage-report: $(COVERAGE_STAMP)
+	$(BIN)/python -m benchmarks.coverage
 
 test-here:
 	$(PYTHON) -m pytest

@@ -1,0 +1,125 @@
+"""The report: a table per family, what failed, and totals; the same as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.coverage.measuring import Measurement
+
+__all__ = ["line", "markdown", "totals", "write"]
+
+_HEAD = (
+    "| architecture | parameters | groups free / frozen | log group size | unknown operations "
+    "| largest error | computed in | round trip | complete | seconds |\n"
+    "|---|--:|--:|--:|---|--:|---|---|---|--:|"
+)
+
+
+def line(row: Measurement) -> str:
+    """A row for the terminal."""
+    if row.passed:
+        groups = f"{row.num_free} free, {row.num_frozen} frozen"
+        found = f"ok      error {row.max_error:.0e} ({row.precision}), {groups}"
+    else:
+        found = f"FAILED  {'; '.join(row.problems)}"
+    return f"{row.family}: {row.name:28s} {row.time_s:5.1f} s  {found}"
+
+
+def totals(rows: Sequence[Measurement]) -> dict[str, float]:
+    """Counts over all rows.
+
+    Args:
+        rows: All of them.
+
+    Returns:
+        Name to number, for example ``passed``.
+    """
+    errors = [row.max_error for row in rows if row.passed and row.max_error is not None]
+    return {
+        "architectures": len(rows),
+        "passed": sum(row.passed for row in rows),
+        "failed": sum(not row.passed for row in rows),
+        "in float64 throughout": sum(row.precision == "float64" for row in rows),
+        "with unknown operations": sum(bool(row.unknown_operations) for row in rows),
+        "free axis groups": sum(row.num_free or 0 for row in rows),
+        "frozen axis groups": sum(row.num_frozen or 0 for row in rows),
+        "largest error of those that passed": max(errors, default=0.0),
+        "seconds of all processes": round(sum(row.time_s for row in rows), 1),
+    }
+
+
+def markdown(rows: Sequence[Measurement], environment: Mapping[str, str]) -> str:
+    """The whole report.
+
+    Args:
+        rows: In the order in which they are listed.
+        environment: What the numbers depend on, for example versions.
+    """
+    text = ["# Coverage: architectures captured and verified", ""]
+    text += [f"{name}: {value}  " for name, value in environment.items()]
+    for family, group in itertools.groupby(rows, key=lambda row: row.family):
+        text += ["", f"## {family[0].upper()}{family[1:]}", "", _HEAD]
+        text += [_row(row) for row in group]
+    failed = [row for row in rows if not row.passed]
+    text += ["", f"## Failed: {len(failed)}", ""]
+    text += [f"- {row.family}: **{row.name}**: {'; '.join(row.problems)}" for row in failed]
+    unknown = Counter(operation for row in rows for operation in row.unknown_operations)
+    text += ["", "## Operations without a rule", ""]
+    text += [
+        f"- `{operation}`: {count} architectures" for operation, count in unknown.most_common()
+    ]
+    text += ["", "## Totals", "", "| what | number |", "|---|--:|"]
+    text += [
+        f"| {name} | {number:,.3g} |"
+        if isinstance(number, float) and number < 1
+        else f"| {name} | {number:,} |"
+        for name, number in totals(rows).items()
+    ]
+    return "\n".join(text) + "\n"
+
+
+def write(rows: Sequence[Measurement], environment: Mapping[str, str], folder: Path) -> None:
+    """Write ``coverage.md`` and ``coverage.json``.
+
+    Args:
+        rows: In the order in which they are listed.
+        environment: What the numbers depend on.
+        folder: Where to; made if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "coverage.md").write_text(markdown(rows, environment))
+    data = {
+        "environment": dict(environment),
+        "totals": totals(rows),
+        "architectures": [{**dataclasses.asdict(row), "passed": row.passed} for row in rows],
+    }
+    (folder / "coverage.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _row(row: Measurement) -> str:
+    cells = (
+        row.name,
+        _number(row.num_parameters, ",d"),
+        f"{_number(row.num_free, 'd')} / {_number(row.num_frozen, 'd')}",
+        _number(row.log_group_size, ".1f"),
+        ", ".join(f"`{operation}`" for operation in row.unknown_operations) or "-",
+        _number(row.max_error, ".0e") if row.passed else "**FAILED**",
+        row.precision or "-",
+        _truth(row.round_trip),
+        _truth(row.complete),
+        f"{row.time_s:.1f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _truth(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "**no**"
