@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from paramgraph.frontends.exported import load_exported
 from paramgraph.frontends.loaded import LoadedNetwork
+from paramgraph.frontends.onnx_file import load_onnx
 
-__all__ = ["LoadedNetwork", "load_exported"]
+__all__ = ["LoadedNetwork", "load_exported", "load_onnx"]
