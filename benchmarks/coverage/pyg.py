@@ -64,7 +64,6 @@ _EDGE_LAYERS: dict[str, Callable[[Any, int, int], nn.Module]] = {
 _KIND_LAYERS: dict[str, Callable[[Any, int, int], nn.Module]] = {
     "RGCNConv": lambda pyg, a, b: pyg.RGCNConv(a, b, num_relations=_KINDS),
     "RGCNConv, bases": lambda pyg, a, b: pyg.RGCNConv(a, b, num_relations=_KINDS, num_bases=2),
-    "RGATConv": lambda pyg, a, b: pyg.RGATConv(a, b // 2, num_relations=_KINDS, heads=2),
 }
 
 #: Layers whose input and output are equally wide.

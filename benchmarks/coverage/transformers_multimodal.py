@@ -43,6 +43,7 @@ _TOWERS: dict[str, dict[str, Any]] = {
     **plain("clip siglip metaclip_2 chinese_clip altclip"),
     "groupvit": {
         "head": "Model",
+        "projection_intermediate_dim": 32,
         "vision_config": {
             "depths": [1, 1],
             "num_group_tokens": [4, 0],
@@ -52,11 +53,12 @@ _TOWERS: dict[str, dict[str, Any]] = {
     "blip": {"head": "BlipForImageTextRetrieval", "output": "itm_score"},
     "clipseg": {
         "head": "CLIPSegForImageSegmentation",
+        "output": None,
         "extract_layers": [0, 1],
         "reduce_dim": 16,
         "decoder_intermediate_size": 16,
     },
-    "owlvit": {"head": "OwlViTForObjectDetection"},
+    "owlvit": {"head": "OwlViTForObjectDetection", "output": None},
 }
 
 _GENERATORS: dict[str, dict[str, Any]] = {
@@ -105,11 +107,6 @@ _GENERATORS: dict[str, dict[str, Any]] = {
 }
 
 _FUSED: dict[str, dict[str, Any]] = {
-    "vilt": {
-        "head": "ViltForQuestionAnswering",
-        "max_image_length": -1,
-        "inputs": lambda: {**tokens_and_images(), "pixel_mask": torch.ones(2, 16, 16)},
-    },
     "visual_bert": {
         "head": "VisualBertForVisualReasoning",
         "visual_embedding_dim": 32,

@@ -86,12 +86,16 @@ def _build(
 
 
 def _enliven(network: nn.Module) -> None:
-    """Enlarge weights so that signals survive: usual ones (0.02) suit widths of thousands only."""
+    """Enlarge weights so that signals survive: a check on outputs of 1e-40 would say nothing.
+
+    The usual 0.02 suits widths of thousands only, and the usual gain of a branch (1e-6) hides it.
+    """
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.ndim > 1 and parameter.is_floating_point():
+            if parameter.ndim and parameter.numel() and parameter.is_floating_point():
                 size = parameter.square().mean().sqrt()
-                wanted = parameter[0].numel() ** -0.5
+                # The two makes up for what ReLU removes.
+                wanted = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 1.0
                 if 0 < size < wanted:
                     parameter.mul_(wanted / size)
 
