@@ -111,6 +111,13 @@ _CONVOLUTION = {
     "conv_3d": _rows(3, 4),
     # Groups of the norm (2) hold groups of the convolution (2 each) hold channels (2 each).
     "group_norm_grouped_conv": _rows(2, (2, 2), (2, 2, 2), (3, 2, 2)),
+    # The first 4 channels are 2 groups of the norm, the last 2 a third one.
+    "group_norm_of_concat": _rows(2, (2, 2), 2),
+    "excite_after_group_norm": _rows(3, (2, 3)),
+    # The half of the stem that is changed first; of the other half and of the first unit's output,
+    # two channels each pass the second unit and two are changed by it; two hidden layers; the
+    # second unit's output, which only the head reads.
+    "shuffled_halves": _rows(4, 2, 2, 2, 2, 4, 4, 4),
     "instance_norm": _rows(3, 4),
     # The 8 channels before the shuffle are (2 channels, 2 rows, 2 columns).
     "pixel_shuffle": _rows(3, 2),

@@ -105,6 +105,15 @@ _CONVOLUTION = {
     "channel_shuffle": [_positive(4, "0"), _positive(8, "2"), _positive(6, "5")],
     "conv_3d": [_positive(3, "0"), _positive(4, "3")],
     "group_norm_grouped_conv": [_sign(2, "0, per group"), _positive(8, "1"), _positive(12, "3")],
+    "group_norm_of_concat": [_sign(3, "per group")],
+    # The maximum over pixels keeps no sign, so tanh gives none.
+    "excite_after_group_norm": [_sign(3, "per group")],
+    # All of the stem is rectified; tanh follows each unit.
+    "shuffled_halves": [
+        *(_positive(8, "stem"), _sign(4, "unit1"), _sign(4, "unit2")),
+        *(_positive(4, "unit1.0"), _positive(4, "unit2.0")),
+        *(_real(4, "unit1.2"), _real(4, "unit2.2")),
+    ],
     # no gain after the second norm
     "instance_norm": [_sign(3, "0"), _positive(3, "1")],
     # A channel after the shuffle scales in all four of its places.

@@ -102,6 +102,49 @@ def _group_norm_grouped_conv() -> nn.Module:
     )
 
 
+def _group_norm_of_concat() -> nn.Module:
+    """As in the U-Nets of diffusion: the groups of the norm are counted across the joint."""
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        joined = torch.cat([n.left(x), n.right(x)], 1)
+        return n.head(functional.silu(n.norm(joined)).mean((2, 3)))
+
+    left, right, norm = nn.Conv2d(1, 4, 2), nn.Conv2d(1, 2, 2), nn.GroupNorm(3, 6)
+    return Wired(wiring, left=left, right=right, norm=norm, head=nn.Linear(6, 2))
+
+
+def _excite_after_group_norm() -> nn.Module:
+    """Channels within groups, and a matrix that has them on both of its axes."""
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        hidden = torch.tanh(n.norm(n.stem(x)))
+        hidden = hidden * torch.sigmoid(n.excite(hidden.mean((2, 3))))[..., None, None]
+        return n.head(hidden.amax((2, 3)))
+
+    stem, norm, excite = nn.Conv2d(1, 6, 2), nn.GroupNorm(3, 6), nn.Linear(6, 6)
+    return Wired(wiring, stem=stem, norm=norm, excite=excite, head=nn.Linear(6, 2))
+
+
+def _shuffled_halves() -> nn.Module:
+    """ShuffleNet v2: one half passes, the other is transformed, then both are interleaved."""
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        x = _relu(n.stem(x))
+        for unit in (n.unit1, n.unit2):
+            passed, changed = x.chunk(2, dim=1)
+            x = functional.channel_shuffle(torch.cat([passed, unit(changed)], 1), 2)
+        return n.head(x.mean((2, 3)))
+
+    def unit() -> nn.Module:
+        depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        return nn.Sequential(
+            nn.Conv2d(4, 4, 1), nn.ReLU(), depthwise, nn.Conv2d(4, 4, 1), nn.Tanh()
+        )
+
+    stem, head = nn.Conv2d(1, 8, 4), nn.Linear(8, 2)
+    return Wired(wiring, stem=stem, unit1=unit(), unit2=unit(), head=head)
+
+
 def _instance_norm() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3, affine=True), nn.ReLU(), nn.Conv2d(3, 4, 2)),
@@ -184,6 +227,9 @@ CONVOLUTION_HAZARDS: list[Hazard] = [
     make_hazard("channel_shuffle", _channel_shuffle, _image),
     make_hazard("conv_3d", _conv_3d, vectors(3, 1, 4, 4, 4)),
     make_hazard("group_norm_grouped_conv", _group_norm_grouped_conv, _image),
+    make_hazard("group_norm_of_concat", _group_norm_of_concat, _image),
+    make_hazard("excite_after_group_norm", _excite_after_group_norm, _image),
+    make_hazard("shuffled_halves", _shuffled_halves, _image),
     make_hazard("instance_norm", _instance_norm, _image),
     make_hazard("pixel_shuffle", _pixel_shuffle, _image),
     make_hazard("generator", _generator, vectors(3, 3, 1, 1)),

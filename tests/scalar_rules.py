@@ -227,3 +227,11 @@ def _distance(shadow: Shadow, real: Tensor, x: Tensor, y: Tensor, *_: Any) -> Te
     squares = shadow.multiply(difference, difference)
     total = shadow.along(shadow.graph.add, squares, squares.ndim - 1)
     return pointwise("sqrt")(shadow, real, total)
+
+
+@rule_for("cumsum")
+def _cumulative(shadow: Shadow, _: Tensor, x: Tensor, dim: int) -> Tensor:
+    x = x.movedim(dim, -1)
+    ends = range(1, x.shape[-1] + 1)
+    sums = [shadow.along(shadow.graph.add, x[..., :end], x.ndim - 1) for end in ends]
+    return torch.stack(sums, -1).movedim(-1, dim)
