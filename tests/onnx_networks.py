@@ -93,7 +93,7 @@ def _shapes(x: Tensor) -> Any:
     z = F.pad(x, (1, 2), value=0.5).roll(1, -1).repeat(2, 1)
     w = torch.stack([a, b]).permute(1, 0, 2).reshape(x.shape[0], -1)
     t = torch.tril(x[:, :, None] * x[:, None, :]).diagonal(dim1=1, dim2=2)
-    return y, z, w + t[:, :4], x.unsqueeze(1).expand(-1, 3, -1).squeeze(0), x.split([1, 2, 3], -1)
+    return y, z, w + t[:, :4], x.unsqueeze(1).expand(-1, 3, -1), x.split([1, 2, 3], -1)
 
 
 def _reductions(x: Tensor) -> Any:

@@ -52,7 +52,7 @@ def load_onnx(path: str | os.PathLike[str]) -> LoadedNetwork:
         leaves open is a batch, here of 3).
 
     Raises:
-        CheckpointError: The package ``onnx`` is missing, or the file is damaged or not safe to read.
+        CheckpointError: The package ``onnx`` is missing, or the file is damaged or not safe.
         CaptureError: The file uses operators that are not supported.
     """
     path = Path(path)

@@ -124,11 +124,15 @@ def _compute(node: Node, known: dict[str, Any], precision: Precision) -> Sequenc
         given |= {name: None for name in node.body.inputs if name not in given}
         return run_graph(node.body, given, precision)
     if node.kind in _CONTROL:
-        return _CONTROL[node.kind](node, inputs, known, precision)
+        try:
+            return _CONTROL[node.kind](node, inputs, known, precision)
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise CaptureError(
+                f"cannot run node {node.name!r} (operator {node.kind}, opset {node.opset}) of the "
+                f"ONNX file: {type(error).__name__}: {error}. Export it again without this."
+            ) from error
     operator = OPERATORS[node.kind]
-    call = Call(
-        node.kind, node.name, node.opset, node.attributes, len(node.outputs), precision
-    )
+    call = Call(node.kind, node.name, node.opset, node.attributes, len(node.outputs), precision)
     is_known = operator.is_shape or all(x is None or isinstance(x, KnownValue) for x in inputs)
     try:
         if is_known:
@@ -137,7 +141,15 @@ def _compute(node: Node, known: dict[str, Any], precision: Precision) -> Sequenc
                 result = operator.function(call, *plain)
         else:
             result = operator.function(call, *[visible(x, precision) for x in inputs])
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, KeyError) as error:
+        call.assert_all_read()
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        NotImplementedError,
+        KeyError,
+    ) as error:
         raise call.error(f"{type(error).__name__}: {error}") from error
     results = result if isinstance(result, tuple) else (result,)
     return [KnownValue(item) for item in results] if is_known else results
@@ -151,8 +163,10 @@ def _subgraphs(node: Node) -> bool:
 
 
 def _scalar(value: Any) -> Any:
-    plain = value.value if isinstance(value, KnownValue) else value
-    return plain.reshape(-1)[0].item()
+    if not isinstance(value, KnownValue):
+        return value.reshape(-1)[0].item()
+    with _disable_current_modes():
+        return value.value.reshape(-1)[0].item()
 
 
 def _if(node: Node, inputs: list[Any], known: dict[str, Any], precision: Precision) -> list[Any]:
@@ -193,9 +207,7 @@ def _scan(node: Node, inputs: list[Any], known: dict[str, Any], precision: Preci
     scanned: list[list[Any]] = [[] for _ in range(len(body.outputs) - len(states))]
     for place in range(items[0].shape[0]):
         given = [*states, *(item[place] for item in items)]
-        result = run_graph(
-            body, dict(zip(body.inputs, given, strict=True)), precision, known
-        )
+        result = run_graph(body, dict(zip(body.inputs, given, strict=True)), precision, known)
         states = result[: len(states)]
         for kept, value in zip(scanned, result[len(states) :], strict=True):
             kept.append(visible(value, precision))

@@ -18,7 +18,7 @@ __all__ = ["GraphReader"]
 
 _STANDARD = ("", "ai.onnx")
 _MAX_DEPTH = 30
-_MAX_NODES = 1_000_000
+_MAX_NODES = 200_000
 
 
 class GraphReader:

@@ -50,7 +50,7 @@ def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None =
     rank = weight.dim() - 2
     kernel = list(weight.shape[2:])
     stride, dilation = call.get("strides", [1] * rank), call.get("dilations", [1] * rank)
-    extra = call.get("output_padding", [0] * rank)
+    extra = list(call.get("output_padding", [0] * rank))
     pads = _transposed_padding(call, x, kernel, stride, dilation, extra)
     functions: dict[int, Any] = {
         1: F.conv_transpose1d,
@@ -83,7 +83,10 @@ def _transposed_padding(
     found = []
     for place, size in enumerate(sizes[-len(kernel) :]):
         full = stride[place] * (x.shape[2 + place] - 1) + extra[place]
-        total = max(0, full + (kernel[place] - 1) * dilation[place] + 1 - size)
+        total = full + (kernel[place] - 1) * dilation[place] + 1 - size
+        if total < 0:  # more positions than the kernel reaches
+            extra[place] -= total
+            total = 0
         less, more = total // 2, total - total // 2
         found.append((less, more) if mode == "SAME_UPPER" else (more, less))
     return found

@@ -66,13 +66,10 @@ def _scatter_nd(call: Call, x: Tensor, index: Tensor, updates: Tensor) -> Tensor
     flat = torch.zeros(index.shape[:-1], dtype=torch.long, device=x.device)
     for i in range(depth):
         flat = flat * x.shape[i] + _positive(index[..., i], x.shape[i])
-    rows = x.reshape(-1, *x.shape[depth:]).index_reduce if depth else None
-    if rows is None:
-        raise call.error("its indices have no coordinates")
-    changed = updates.reshape(flat.numel(), *x.shape[depth:])
-    return rows(0, flat.reshape(-1), changed, _REDUCE[reduction].replace("sum", "add")).reshape(
-        x.shape
-    )
+    rows = x.reshape(torch.Size(x.shape[:depth]).numel(), -1)
+    place = flat.reshape(-1, 1).expand(-1, rows.shape[1])
+    changed = updates.reshape(place.shape)
+    return rows.scatter_reduce(0, place, changed, _REDUCE[reduction]).reshape(x.shape)
 
 
 @operator("TopK")

@@ -30,10 +30,15 @@ def _instance_norm(call: Call, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 
 
 @operator("LayerNormalization")
-def _layer_norm(call: Call, x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
-    if call.num_outputs > 1:
-        raise call.error("its outputs for training (mean, deviation) are used")
+def _layer_norm(call: Call, x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Any:
     axis = call.get("axis", -1) % x.dim()
+    if call.num_outputs > 1:
+        over = list(range(axis, x.dim()))
+        mean = x.mean(over, keepdim=True)
+        centred = x - mean
+        inverse = torch.rsqrt(centred.square().mean(over, keepdim=True) + call.get("epsilon", 1e-5))
+        normal = centred * inverse * gain
+        return normal if bias is None else normal + bias, mean, inverse
     shape = list(x.shape[axis:])
     epsilon = call.get("epsilon", 1e-5)
     if list(gain.shape) == shape and (bias is None or list(bias.shape) == shape):
@@ -62,7 +67,8 @@ def _group_norm(call: Call, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 @operator("LpNormalization")
 def _lp_norm(call: Call, x: Tensor) -> Tensor:
     norm: Any = torch.linalg.vector_norm
-    return x / norm(x, call.get("p", 2), call.get("axis", -1), keepdim=True)
+    size = norm(x, call.get("p", 2), call.get("axis", -1), keepdim=True)
+    return x / torch.where(size == 0, torch.ones_like(size), size)
 
 
 @operator("MeanVarianceNormalization")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -47,6 +47,15 @@ class Operator:
     is_shape: bool = False
 
 
+_WITHOUT_EFFECT = {
+    *("consumed_inputs", "is_test", "momentum", "output_sequence", "ratio", "saturate", "seed"),
+    *("spatial", "stash_type", "storage_order", "round_mode", "exclude_outside", "dtype"),
+    *("extrapolation_value", "cubic_coeff_a", "nearest_mode", "hidden_size", "keepdims", "axis"),
+    *("q_num_heads", "kv_num_heads", "num_heads", "pads", "kernel_shape", "output_shape"),
+    "noop_with_empty_axes",
+}
+"""Attributes that change nothing in evaluation mode, or not in the case at hand."""
+
 OPERATORS: dict[str, Operator] = {}
 """Operator name -> how to compute it. Those of the standard domain only."""
 
@@ -84,23 +93,36 @@ class Call:
     attributes: Mapping[str, Any]
     num_outputs: int
     precision: Precision
+    _read: set[str] = field(default_factory=set)
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute, or the default that the operator states for it."""
+        self._read.add(name)
         return self.attributes.get(name, default)
 
     def ints(self, given: Tensor | None, attribute: str, default: Any = None) -> Any:
         """Whole numbers that newer opsets give as an input and older ones as an attribute."""
         if given is not None:
             return [int(number) for number in given.reshape(-1).tolist()]
-        found = self.attributes.get(attribute, default)
+        found = self.get(attribute, default)
         return list(found) if isinstance(found, list | tuple) else found
 
     def number(self, given: Tensor | None, attribute: str, default: Any = None) -> Any:
         """One number that newer opsets give as an input and older ones as an attribute."""
         if given is not None:
             return given.reshape(-1)[0].item()
-        return self.attributes.get(attribute, default)
+        return self.get(attribute, default)
+
+    def assert_all_read(self) -> None:
+        """Raise if the node has an attribute that its function does not know.
+
+        Raises:
+            CaptureError: Names the attribute.
+        """
+        for name, value in self.attributes.items():
+            is_off = isinstance(value, int | float) and value == 0
+            if not is_off and name not in self._read and name not in _WITHOUT_EFFECT:
+                raise self.error(f"its attribute {name} = {value!r} is not supported")
 
     def dtype(self, number: int) -> torch.dtype:
         """The type of a number of ``onnx.TensorProto.DataType``."""

@@ -53,16 +53,18 @@ def _smooth(
     known = transform in ("half_pixel", "pytorch_half_pixel", "align_corners")
     cubic_is_ours = mode != "cubic" or abs(call.get("cubic_coeff_a", -0.75) + 0.75) < 1e-6
     unchanged = new[:2] == list(x.shape[:2])
-    is_one = transform != "align_corners" and transform == "pytorch_half_pixel" and 1 in new[2:]
-    if (mode, rank) not in names or not (known and cubic_is_ours and unchanged) or is_one:
+    # Where torch computes other coordinates than ONNX.
+    is_whole = all(f * size == size_ for f, size, size_ in zip(factors, x.shape, new, strict=True))
+    differs = transform == "align_corners" and not is_whole
+    differs |= transform == "pytorch_half_pixel" and 1 in new[2:]
+    differs |= bool(call.get("antialias", 0) or call.get("exclude_outside", 0))
+    if (mode, rank) not in names or not (known and cubic_is_ours and unchanged) or differs:
         raise call.error(
             f"resizing with mode {mode!r}, coordinates {transform!r}, from {list(x.shape)} to {new}"
         )
     options: dict[str, Any] = {"mode": names[mode, rank], "align_corners": False}
     if transform == "align_corners":
         options["align_corners"] = True
-    if call.get("antialias", 0):
-        options["antialias"] = True
     if is_size or transform == "align_corners":
         return F.interpolate(x, size=new[2:], **options)
     return F.interpolate(x, scale_factor=factors[2:], recompute_scale_factor=False, **options)
@@ -75,7 +77,10 @@ def _nearest(
     if (
         new[:2] == list(x.shape[:2])
         and x.dim() in (3, 4, 5)
-        and ((transform, rounding) == ("asymmetric", "floor") or (is_whole and transform == "half_pixel"))
+        and (
+            (transform == "asymmetric" and rounding == "floor")
+            or (is_whole and transform == "half_pixel" and rounding.startswith("round"))
+        )
     ):
         return F.interpolate(x, size=new[2:], mode="nearest")
     for axis, (size, factor) in enumerate(zip(new, factors, strict=True)):
@@ -85,9 +90,7 @@ def _nearest(
     return x
 
 
-def _places(
-    call: Call, old: int, new: int, factor: float, transform: str, rounding: str
-) -> Tensor:
+def _places(call: Call, old: int, new: int, factor: float, transform: str, rounding: str) -> Tensor:
     """For each new position the old one that it shows."""
     at = torch.arange(new, dtype=torch.float64)
     if transform == "align_corners":

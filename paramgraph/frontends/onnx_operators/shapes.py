@@ -100,9 +100,11 @@ def _slice(call: Call, x: Tensor, *limits: Tensor | None) -> Tensor:
         if step < 0:
             begin, end, step = _reversed(size, begin, end, step)
             x = x.flip(axis)
+        else:
+            begin, end = (min(max(n + size if n < 0 else n, 0), size) for n in (begin, end))
         if (begin, step) != (0, 1) or end < size:
             whole = [slice(None)] * x.dim()
-            whole[axis] = slice(begin, min(end, size), step)
+            whole[axis] = slice(begin, max(begin, end), step)
             x = x[tuple(whole)]
     return x
 
@@ -160,16 +162,12 @@ def _pad_by_index(x: Tensor, pairs: list[tuple[int, int]], kind: str) -> Tensor:
 
 @operator("Constant")
 def _constant(call: Call) -> Tensor:
-    attributes = call.attributes
-    if "value" in attributes:
-        tensor: Tensor = attributes["value"]
-    elif "value_float" in attributes or "value_floats" in attributes:
-        numbers = attributes.get("value_float", attributes.get("value_floats"))
-        tensor = torch.tensor(numbers, dtype=torch.float32)
-    elif "value_int" in attributes or "value_ints" in attributes:
-        numbers = attributes.get("value_int", attributes.get("value_ints"))
-        tensor = torch.tensor(numbers, dtype=torch.int64)
-    else:
+    tensor: Tensor | None = call.get("value")
+    for name, dtype in (("value_float", torch.float32), ("value_int", torch.int64)):
+        for numbers in (call.get(name), call.get(f"{name}s")):
+            if numbers is not None:
+                tensor = torch.tensor(numbers, dtype=dtype)
+    if tensor is None:
         raise call.error("its value is text or sparse, which no other operator here can use")
     if not tensor.is_floating_point():
         return tensor
@@ -213,6 +211,8 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 @operator("SpaceToDepth")
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     block = call.get("blocksize")
+    if call.get("mode", "DCR") == "CRD":
+        return F.pixel_unshuffle(x, block)
     n, c, h, w = x.shape
     x = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return x.reshape(n, c * block**2, h // block, w // block)
