@@ -42,7 +42,7 @@ def _mlp() -> tuple[nn.Module, Tensor]:
 
 
 def _broken() -> tuple[nn.Module, Tensor]:
-    raise ValueError("no weights of 17")
+    raise ValueError("no weights of 17 in /a/b/c.py")
 
 
 class _Upcasting(nn.Module):
@@ -91,7 +91,7 @@ def test_no_model_type_stands_twice_in_a_table() -> None:
 def test_a_row_that_cannot_be_built_is_a_failure_with_its_reason() -> None:
     row = measure(Architecture("broken", "a", _broken))
     assert not row.passed
-    assert row.problems == ["build: ValueError: no weights of 17"]
+    assert row.problems == ["build: ValueError: no weights of 17 in c.py"]
 
 
 def test_a_failed_capture_keeps_what_was_known_before() -> None:

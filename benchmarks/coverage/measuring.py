@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def _stage(row: Measurement, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as problem:
-        text = str(problem).strip().split("\n")[0]
+        text = re.sub(r"(/[\w.+-]+)+/", "", str(problem).strip().split("\n")[0])  # no folders
         row.problems.append(f"{name}: {type(problem).__name__}: {text}")
 
 
