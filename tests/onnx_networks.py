@@ -212,9 +212,8 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
              {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 30, "n_positions": 16}),
     "bert": ("BertConfig", "BertForSequenceClassification", _TINY),
     "llama": ("LlamaConfig", "LlamaForCausalLM", {**_TINY, "num_key_value_heads": 1}),
-    "t5 encoder": ("T5Config", "T5EncoderModel",
-                   {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2,
-                    "vocab_size": 30}),
+    "opt": ("OPTConfig", "OPTForCausalLM",
+            {**_TINY, "ffn_dim": 24, "word_embed_proj_dim": 16}),
     "vit": ("ViTConfig", "ViTForImageClassification",
             {**_TINY, "image_size": 8, "patch_size": 4, "num_channels": 1}),
 }  # fmt: skip

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from paramgraph.capture import capture, verify
 from paramgraph.cli.command import Answer, Command, UsageError
-from paramgraph.cli.sources import example_tensors, import_network, load_weights, zoo_network
+from paramgraph.cli.sources import example_tensors, network_from_files, zoo_network
+from paramgraph.frontends import build_from_factory
+from paramgraph.frontends.factory import import_network
+from paramgraph.frontends.loaded import ExampleInputs
 from paramgraph.graph import ParamGraph
 from paramgraph.report.plain import table
 from paramgraph.storage import load_state_dict
@@ -28,7 +31,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=str,
-        help="module:attribute (a network, or what makes one), a file of weights, or a zoo.",
+        help="module:attribute (a network, or what makes one); a network in a file (.pt2 of "
+        "torch.export, .onnx) or a folder of transformers; a file of weights; or a zoo.",
     )
     parser.add_argument(
         "--factory",
@@ -41,41 +45,71 @@ def _add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         default=None,
         help="Shape of each example input with a batch of two or more: 4x3x8x8 (4x12:int for "
-        "whole numbers).",
+        "whole numbers). Not needed where the file says it.",
     )
     parser.add_argument(
         "--architecture", type=str | None, help="For a zoo: the name of one of its architectures."
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="Refuse a network with an operation that has no rule, instead of freezing its axes.",
+    )
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        help="Name or number of the output that symmetries must keep, where there are several.",
     )
 
 
 def _run(arguments: Namespace) -> Answer:
     path = Path(arguments.source)
     is_weights = path.suffix.lower() in _SUFFIXES and ":" not in arguments.source
-    for flag, is_used in (("factory", is_weights), ("architecture", path.is_dir())):
+    is_zoo = path.is_dir() and not (path / "config.json").is_file()
+    for flag, is_used in (("factory", is_weights), ("architecture", is_zoo)):
         if arguments[flag] is not None and not is_used:
             raise UsageError(f"--{flag} has no meaning for {arguments.source!r}.")
-    if path.is_dir():
+    if is_zoo:
         network, inputs = zoo_network(Zoo.open(path), arguments.architecture)
-        return _inspect(network, inputs, arguments.source)
+        return _inspect(network, inputs, arguments)
     if is_weights:
-        state = load_state_dict(path)
-        text, data = _parameters(state, arguments.source)
+        text, data = _parameters(load_state_dict(path), arguments.source)
         if arguments.factory is None:
             return Answer(text, data)
-        network = import_network(arguments.factory)
-        load_weights(network, state, arguments.source)
-        answer = _inspect(network, _inputs(arguments), arguments.source)
+        network = build_from_factory(arguments.factory, path).network
+        answer = _inspect(network, _inputs(arguments), arguments)
         return Answer(f"{text}\n\n{answer.text}", {**data, **answer.data}, answer.code)
-    return _inspect(import_network(arguments.source), _inputs(arguments), arguments.source)
+    loaded = network_from_files(arguments.source)
+    if loaded is not None:
+        return _inspect(loaded.network, _inputs(arguments, loaded.example_inputs), arguments)
+    if ":" not in arguments.source:
+        raise UsageError(
+            f"expected module:attribute (as in my_networks:make_cnn), got {arguments.source!r}. A "
+            "file with a network ends in .pt2 or .onnx, a file of weights in .safetensors, .npz, "
+            ".pt, .pth, .bin or .ckpt; a zoo is a folder, and so is a network of transformers "
+            "(with a config.json)."
+        )
+    return _inspect(import_network(arguments.source), _inputs(arguments), arguments)
 
 
-def _inputs(arguments: Namespace) -> tuple[Tensor, ...]:
-    if not arguments.input_shape:
+def _inputs(arguments: Namespace, found: ExampleInputs | None = None) -> ExampleInputs:
+    if arguments.input_shape:
+        return example_tensors(arguments.input_shape)
+    if found is None:
         raise UsageError(
             "the network must be run once: give the shape of its inputs, as in "
             "--input-shape 4x3x8x8 (a batch of 4)."
         )
-    return example_tensors(arguments.input_shape)
+    return found
+
+
+def _options(arguments: Namespace) -> dict[str, Any]:
+    """What ``capture`` is told beside the inputs, as far as it was given."""
+    options: dict[str, Any] = {"strict": True} if arguments.strict else {}
+    if arguments.output is not None:
+        number = arguments.output.removeprefix("-")
+        options["output"] = int(arguments.output) if number.isdigit() else arguments.output
+    return options
 
 
 def _parameters(state: dict[str, Tensor], source: str) -> tuple[str, dict[str, Any]]:
@@ -94,13 +128,13 @@ def _parameters(state: dict[str, Tensor], source: str) -> tuple[str, dict[str, A
     return text, {"source": source, "num_entries": total, "parameters": entries}
 
 
-def _inspect(network: nn.Module, inputs: tuple[Tensor, ...], source: str) -> Answer:
+def _inspect(network: nn.Module, inputs: ExampleInputs, arguments: Namespace) -> Answer:
     torch.manual_seed(0)
-    graph = capture(network, inputs)
+    graph = capture(network, inputs, **_options(arguments))
     checked = verify(network, graph, inputs)
     text = f"{graph.summary()}\n\n{checked}"
     data = {
-        "source": source,
+        "source": arguments.source,
         "network": graph.name,
         "num_neurons": graph.num_neurons,
         "num_edges": graph.num_edges,

@@ -8,7 +8,15 @@ imported or evaluated, and what cannot be read this way is refused. Does not loo
 from __future__ import annotations
 
 from paramgraph.frontends.exported import load_exported
+from paramgraph.frontends.factory import build_from_factory
 from paramgraph.frontends.loaded import LoadedNetwork
 from paramgraph.frontends.onnx_file import load_onnx
+from paramgraph.frontends.transformers_folder import load_transformers
 
-__all__ = ["LoadedNetwork", "load_exported", "load_onnx"]
+__all__ = [
+    "LoadedNetwork",
+    "build_from_factory",
+    "load_exported",
+    "load_onnx",
+    "load_transformers",
+]
