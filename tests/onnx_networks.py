@@ -38,6 +38,7 @@ class _Tied(nn.Module):
         self.embedding, self.norm = nn.Embedding(11, 8), nn.LayerNorm(8)
         self.head = nn.Linear(8, 11, bias=False)
         self.head.weight = self.embedding.weight
+        self.table: Tensor
         self.register_buffer("table", torch.randn(5, 8))
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:

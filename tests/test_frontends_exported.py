@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class _Tied(nn.Module):
         self.norm = nn.BatchNorm1d(6)
         self.head = nn.Linear(6, 7, bias=False)
         self.head.weight = self.embedding.weight
+        self.offset: Tensor
+        self.hidden: Tensor
         self.register_buffer("offset", torch.randn(6))
         self.register_buffer("hidden", torch.randn(6), persistent=False)
 
@@ -133,7 +135,7 @@ def test_exported_network_follows_to_double_precision(tmp_path: Path) -> None:
     network = _randomised(_Tied()).eval()
     tokens = torch.randint(0, 7, (3, 4))
     loaded = load_exported(_save(tmp_path, network, (tokens,))).network
-    twin = copy.deepcopy(network).double()
+    twin: Any = copy.deepcopy(network).double()
     twin.offset.float = lambda: twin.offset  # the export says float32 there, and must follow
     found = copy.deepcopy(loaded).double()(tokens)["logits"]
     assert found.dtype == torch.float64
@@ -189,7 +191,7 @@ class _Bomb:
 
 
 def _rewritten(
-    path: Path, change: dict[str, bytes | None], compression: int = zipfile.ZIP_STORED
+    path: Path, change: Mapping[str, bytes | None], compression: int = zipfile.ZIP_STORED
 ) -> Path:
     """The archive with members replaced, added or (None) removed."""
     target = path.with_name("changed.pt2")
@@ -311,7 +313,7 @@ def test_classes_in_nested_inputs_are_not_imported(tmp_path: Path) -> None:
     signature = program["graph_module"]["module_call_graph"][0]["signature"]
     context = {"default_factory_module": "antigravity", "default_factory_name": "x",
                "dict_context": []}  # fmt: skip
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     spec = {"type": "collections.defaultdict", "context": json.dumps(context),
             "children_spec": [leaf]}  # fmt: skip
     signature["out_spec"] = json.dumps([1, spec])
@@ -344,7 +346,7 @@ def test_claimed_sizes_are_compared_with_the_file(tmp_path: Path) -> None:
     path = _linear(tmp_path)
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
-        place = archive.start_dir  # type: ignore[attr-defined]  # the first entry of the directory
+        place = archive.start_dir  # the first entry of the directory
     size = (2**31).to_bytes(4, "little")
     content[place + 20 : place + 28] = size + size  # compressed and whole size
     path.write_bytes(bytes(content))

@@ -179,7 +179,8 @@ OTHERWISE = ("test_training_dropout", "test_top_k_same_values")
 
 
 def test_operators_pass_the_tests_of_onnx(tmp_path: Path) -> None:
-    passed, operators, wrong = 0, set(), []
+    passed, wrong = 0, []
+    operators: set[str] = set()
     path = tmp_path / "case.onnx"
     for case in _cases():
         kinds = {node.op_type for node in case.model.graph.node}
@@ -262,7 +263,7 @@ def test_what_is_a_parameter_a_buffer_and_a_constant(tmp_path: Path) -> None:
     ]
     four = np.linspace(1, 2, 4, dtype=np.float32)
     tensors = {"w": WEIGHT, "g": four, "b": four, "m": four, "v": four,
-               "half": np.float32(0.5), "six": np.float32([6.0]),
+               "half": np.float32(0.5), "six": np.array([6.0], dtype=np.float32),
                "sizes": np.array([-1])}  # fmt: skip
     network = load_onnx(_file(tmp_path, nodes, tensors)).network
     assert [name for name, _ in network.named_parameters()] == ["w", "g", "b"]
@@ -289,7 +290,7 @@ def test_weights_that_are_nodes_become_parameters(tmp_path: Path) -> None:
     network = load_onnx(_file(tmp_path, nodes)).network
     assert [name for name, _ in network.named_parameters()] == ["w"]
     with torch.no_grad():
-        network.w.zero_()  # type: ignore[operator, union-attr]
+        network.get_parameter("w").zero_()
     assert not network(torch.ones(2, 3)).any()
 
 
@@ -424,7 +425,7 @@ def test_weights_in_another_file_are_read(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "w.bin").write_bytes(b"1234" + WEIGHT.tobytes())
     network = load_onnx(_external(tmp_path, "data/w.bin", offset=4)).network
-    assert torch.equal(network.w, torch.from_numpy(WEIGHT))  # type: ignore[arg-type]
+    assert torch.equal(network.get_parameter("w"), torch.from_numpy(WEIGHT))
 
 
 def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:

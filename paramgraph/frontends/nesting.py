@@ -81,9 +81,9 @@ class Nesting:
                 yield from child.flatten(value[key], f"{where}[{key!r}]")
         elif self.kind != "none":
             if not isinstance(value, Sequence) or len(value) != len(self.children):
-                have = len(value) if isinstance(value, Sequence) else type(value).__name__
+                count = len(value) if isinstance(value, Sequence) else type(value).__name__
                 raise CaptureError(
-                    f"the exported program expects {len(self.children)} {where}, got {have}. "
+                    f"the exported program expects {len(self.children)} {where}, got {count}. "
                     "Give these, or export it with other example inputs."
                 )
             for place, (item, child) in enumerate(zip(value, self.children, strict=True)):

@@ -192,13 +192,13 @@ def _sorted_tensors(
     weights: dict[str, Tensor] = {}
     constants: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        use = uses.get(name, {"weight"})
+        used = uses.get(name, {"weight"})
         is_number = tensor.is_floating_point() or tensor.is_complex()
         if not is_number or (tensor.dim() == 0 and marks.get(name) != "parameter"):
             constants[name] = tensor
-        elif use == {"setting"}:
+        elif used == {"setting"}:
             constants[name] = tensor
-        elif marks.get(name, "parameter") != "parameter" or use == {"buffer"}:
+        elif marks.get(name, "parameter") != "parameter" or used == {"buffer"}:
             weights[name] = tensor
         else:
             weights[name] = nn.Parameter(tensor)

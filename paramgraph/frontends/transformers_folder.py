@@ -135,7 +135,7 @@ def _load(folder: Path, config: dict[str, Any]) -> nn.Module:
         ) from error
     names = config.get("architectures") or []
     name = str(names[0]) if names else "AutoModel"
-    found = getattr(transformers, name, None)
+    found: Any = getattr(transformers, name, None)
     is_network = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     if name != "AutoModel" and not is_network:
         raise CheckpointError(
@@ -146,7 +146,7 @@ def _load(folder: Path, config: dict[str, Any]) -> nn.Module:
 
     problems = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError)
     try:
-        network, report = found.from_pretrained(  # type: ignore[union-attr]
+        network, report = found.from_pretrained(
             str(folder),
             local_files_only=True,
             trust_remote_code=False,

@@ -93,7 +93,11 @@ def _bit_shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 @operator("Max", "Min", "Sum")
 def _several(call: Call, *values: Tensor) -> Tensor:
-    functions = {"Max": torch.maximum, "Min": torch.minimum, "Sum": torch.add}
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "Max": torch.maximum,
+        "Min": torch.minimum,
+        "Sum": torch.add,
+    }
     return functools.reduce(functions[call.kind], values)
 
 

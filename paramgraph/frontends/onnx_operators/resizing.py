@@ -21,7 +21,7 @@ def _resize(call: Call, x: Tensor, *inputs: Tensor | None) -> Tensor:
         sizes = None
         transform, nearest = "asymmetric", "floor"
     else:
-        _, scales, given = [*inputs, *[None] * (3 - len(inputs))]
+        _, scales, given = (*inputs, None, None, None)[:3]
         numbers = scales.tolist() if scales is not None and scales.numel() else None
         sizes = given.tolist() if given is not None and given.numel() else None
         transform = call.get("coordinate_transformation_mode", "half_pixel")

@@ -91,7 +91,7 @@ def _split(call: Call, x: Tensor, split: Tensor | None = None) -> Any:
 
 @operator("Slice")
 def _slice(call: Call, x: Tensor, *limits: Tensor | None) -> Tensor:
-    starts, ends, axes, steps = [*limits, *[None] * (4 - len(limits))]
+    starts, ends, axes, steps = (*limits, None, None)[:4]
     first, last = call.ints(starts, "starts"), call.ints(ends, "ends")
     over = call.ints(axes, "axes") or list(range(len(first)))
     stride = call.ints(steps, "steps") or [1] * len(first)
