@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from paramgraph.structure import (
 )
 from paramgraph.symmetry import Symmetry, draw_symmetry
 from paramgraph.values import Values, read_values, write_values
+from paramgraph.views import part_sizes
 
 __all__ = ["ParamGraph"]
 
@@ -39,6 +41,9 @@ class ParamGraph:
         scale_groups: Scales and signs.
         parameters: Parameters and running statistics that the graph holds.
         unused_parameters: Parameters that do not reach the output; they are no part of the graph.
+        constant_parameters: Parameters that do, but are constants (tables that are not trained).
+        unknown_operations: Operations without a rule; what they read is not permuted.
+        output: Which outputs the symmetries keep, as given to ``capture``.
 
     Example:
         >>> import torch, paramgraph as pg
@@ -58,6 +63,9 @@ class ParamGraph:
     scale_groups: tuple[ScaleGroup, ...]
     parameters: tuple[ParameterLayout, ...]
     unused_parameters: tuple[str, ...] = ()
+    constant_parameters: tuple[str, ...] = ()
+    unknown_operations: tuple[str, ...] = ()
+    output: Any = None
 
     def __post_init__(self) -> None:
         """Check the tables against each other."""
@@ -76,19 +84,26 @@ class ParamGraph:
                     f"block {block.name!r} leads from depth {sender.depth} to depth "
                     f"{receiver.depth}; edges must lead forward."
                 )
-        sizes = {layout.name: layout.num_entries for layout in self.parameters}
+        sizes = {
+            (layout.name, number): num
+            for layout in self.parameters
+            for number, num in enumerate(part_sizes(layout))
+        }
         views = [b.view for b in self.blocks if b.view] + [
             f.view for g in self.neuron_groups for f in g.features
         ]
-        if unknown := {view.parameter for view in views} - sizes.keys():
-            raise GraphError(f"blocks read parameters without a layout: {sorted(unknown)}.")
-        if missing := sizes.keys() - {view.parameter for view in views}:
-            raise GraphError(f"parameters in no block and no feature: {sorted(missing)}.")
+        read = {(view.parameter, view.part) for view in views}
+        if unknown := read - sizes.keys():
+            names = sorted({parameter for parameter, _ in unknown})
+            raise GraphError(f"blocks read parameters without a layout: {names}.")
+        if missing := sizes.keys() - read:
+            names = sorted({parameter for parameter, _ in missing})
+            raise GraphError(f"parameters in no block and no feature: {names}.")
         for view in views:
-            if math.prod(view.shape) != sizes[view.parameter]:
+            if math.prod(view.shape) != sizes[view.parameter, view.part]:
                 raise GraphError(
                     f"the view of {view.parameter!r} reads {math.prod(view.shape)} entries of "
-                    f"{sizes[view.parameter]}; each must be read exactly once."
+                    f"{sizes[view.parameter, view.part]}; each must be read exactly once."
                 )
 
     @property
@@ -231,6 +246,10 @@ class ParamGraph:
         parts = [head, "", *_table(groups), "", *_table(edges), "", *_table(frozen)]
         if self.unused_parameters:
             parts += ["", "unused parameters: " + ", ".join(self.unused_parameters)]
+        if self.constant_parameters:
+            parts += ["", "constant parameters: " + ", ".join(self.constant_parameters)]
+        if self.unknown_operations:
+            parts += ["", "operations without a rule: " + ", ".join(self.unknown_operations)]
         return "\n".join(parts)
 
 

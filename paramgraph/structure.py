@@ -6,7 +6,7 @@ Everything here is structure: it holds no weights, and is computed once per arch
 |---------------------|-------------------------------------------------|----------------------|
 | ``AxisGroup``       | tensor axes that must be permuted together      | permutations         |
 | ``ScaleGroup``      | neurons that can be rescaled or negated         | scales and signs     |
-| ``ParameterLayout`` | parameter or running statistic                  | applying a symmetry  |
+| ``ParameterLayout`` | parameter or running statistic, in parts        | applying a symmetry  |
 | ``NeuronGroup``     | activation at one place in the network          | nodes, node features |
 | ``EdgeBlock``       | parameter between two neuron groups (or a skip) | edges, edge values   |
 """
@@ -24,13 +24,22 @@ __all__ = [
     "EdgeBlock",
     "EdgeKind",
     "EntryView",
+    "Factor",
     "NeuronFeature",
     "NeuronGroup",
     "NeuronKind",
     "NeuronRole",
+    "NormKind",
     "ParameterLayout",
+    "ParameterPart",
+    "PartScale",
+    "PartShift",
+    "ScaleExponents",
     "ScaleGroup",
     "ScaleKind",
+    "Split",
+    "Step",
+    "Take",
 ]
 
 Factor = str | int
@@ -51,6 +60,7 @@ class NeuronKind(Enum):
     INPUT = "input"
     HIDDEN = "hidden"
     OUTPUT = "output"
+    FIXED = "fixed"  # rows of a table, a learned token, an initial state: read from no input
 
 
 class EdgeKind(Enum):
@@ -58,13 +68,33 @@ class EdgeKind(Enum):
 
     Example:
         >>> [kind.value for kind in EdgeKind]
-        ['linear', 'conv', 'scale', 'skip']
+        ['linear', 'conv', 'scale', 'skip', 'embedding', 'gate', 'attention', 'flow']
     """
 
     LINEAR = "linear"
     CONV = "conv"
     SCALE = "scale"
     SKIP = "skip"
+    EMBEDDING = "embedding"  # rows of a table to what is looked up
+    GATE = "gate"  # a factor of a product of neurons
+    ATTENTION = "attention"  # queries and keys to scores, scores to mixtures
+    FLOW = "flow"  # anything else that passes from neurons to neurons without a parameter
+
+
+class NormKind(Enum):
+    """Which normalisation a neuron group comes out of.
+
+    Example:
+        >>> NormKind("rms").value
+        'rms'
+    """
+
+    NONE = "none"
+    BATCH = "batch"
+    LAYER = "layer"
+    GROUP = "group"
+    INSTANCE = "instance"
+    RMS = "rms"
 
 
 class NeuronRole(Enum):
@@ -130,7 +160,8 @@ class ScaleKind(Enum):
     """Which factors q keep the function when a neuron is rescaled.
 
     ``SIGN``: q = +-1 (tanh, sine). ``POSITIVE``: q > 0 (ReLU). ``REAL``: any q except 0
-    (no activation). ``NONE``: q = 1 only.
+    (no activation). ``NONE``: q = 1 only. ``PHASE`` is not about neurons but about biases inside a
+    sine: n half periods are added to the bias, and (-1) ** n goes to what reads the sine.
 
     Example:
         >>> ScaleKind.REAL.has_sign, ScaleKind.POSITIVE.has_sign
@@ -141,6 +172,7 @@ class ScaleKind(Enum):
     SIGN = "sign"
     POSITIVE = "positive"
     REAL = "real"
+    PHASE = "phase"
 
     @property
     def has_sign(self) -> bool:
@@ -183,12 +215,14 @@ class AxisGroup:
 
 @dataclass(frozen=True)
 class ScaleGroup:
-    """Neurons that can be rescaled (``positive``) or negated (``sign``) one by one.
+    """Neurons that can be rescaled (``positive``), negated (``sign``) or shifted (``phase``).
 
     Attributes:
         name: Unique.
         size: Number of neurons, each with its own factor.
-        kind: ``POSITIVE`` or ``SIGN``.
+        kind: ``POSITIVE``, ``SIGN`` or ``PHASE``.
+        axes: The axis groups whose joint index numbers the factors, major to minor; none when one
+            factor belongs to whole parts.
 
     Example:
         >>> ScaleGroup("layers.0:sign", 8, ScaleKind.SIGN).size
@@ -198,6 +232,97 @@ class ScaleGroup:
     name: str
     size: int
     kind: ScaleKind
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Step of a view: an axis becomes one axis per factor (none: an axis of length 1 goes).
+
+    Example:
+        >>> Split(0, (3, 4)).sizes
+        (3, 4)
+    """
+
+    axis: int
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Take:
+    """Step of a view: some consecutive indices of an axis.
+
+    Example:
+        >>> Take(0, start=8, length=4).start
+        8
+    """
+
+    axis: int
+    start: int
+    length: int
+
+
+Step = Split | Take
+
+
+@dataclass(frozen=True)
+class PartScale:
+    """How a part of a parameter scales with a scale group: factor ** exponent.
+
+    Attributes:
+        group: Name of the scale group.
+        exponent: Power of the factor.
+        axis: The axis of the part that numbers the neurons (with the groups it depends on), -1 when
+            one factor belongs to the whole part.
+
+    Example:
+        >>> PartScale("0:positive", Fraction(-1), 1).exponent
+        Fraction(-1, 1)
+    """
+
+    group: str
+    exponent: Fraction
+    axis: int
+
+
+@dataclass(frozen=True)
+class PartShift:
+    """How a part of a parameter, a bias inside a sine, is shifted: ``n * amount`` is added.
+
+    Attributes:
+        group: Name of the scale group, of kind ``PHASE``.
+        amount: Half a period, or a whole one where half a period is no symmetry.
+        axis: The axis of the part that numbers the neurons (with the groups it depends on).
+
+    Example:
+        >>> PartShift("0:phase", math.pi / 30, 0).axis
+        0
+    """
+
+    group: str
+    amount: float
+    axis: int
+
+
+@dataclass(frozen=True)
+class ParameterPart:
+    """A piece of a parameter with one axis per factor: the queries in a packed projection.
+
+    Attributes:
+        steps: What turns the parameter into the part; always a view of its memory.
+        factors: For each axis of the part the axis group that permutes it, or its size.
+        scales: How it scales.
+        shifts: How it is shifted, after it is scaled.
+
+    Example:
+        >>> ParameterPart((), ("a", 3)).factors
+        ('a', 3)
+    """
+
+    steps: tuple[Step, ...]
+    factors: tuple[Factor, ...]
+    scales: tuple[PartScale, ...] = ()
+    shifts: tuple[PartShift, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,52 +332,55 @@ class ParameterLayout:
     Attributes:
         name: Key in the state dict.
         shape: Shape of the tensor.
-        axes: For each axis its factors, major to minor.
-        scales: For each axis how it scales; the scale of an axis belongs to its axis group
-            factors (fixed factors are positions and do not scale).
-        num_scaled: For each axis the number of scaled units (product of the named factors).
+        parts: Pieces that do not overlap and together are the whole parameter.
         aliases: Other keys of the state dict that hold the same tensor (tied parameters).
         is_buffer: Whether it is a running statistic rather than a trained parameter.
+        members: Names of the parameters that it is a stack of (the same weight of experts that are
+            modules of their own); ``name`` is the first of them. Empty for a parameter by itself.
 
     Example:
-        >>> ParameterLayout("w", (2, 3), (("a",), (3,)), ((), ()), (2, 1)).num_entries
+        >>> ParameterLayout("w", (2, 3), (ParameterPart((), ("a", 3)),)).num_entries
         6
     """
 
     name: str
     shape: tuple[int, ...]
-    axes: tuple[tuple[Factor, ...], ...]
-    scales: tuple[ScaleExponents, ...]
-    num_scaled: tuple[int, ...]
+    parts: tuple[ParameterPart, ...]
     aliases: tuple[str, ...] = ()
     is_buffer: bool = False
+    members: tuple[str, ...] = ()
 
     @property
     def num_entries(self) -> int:
         """Number of scalars."""
         return math.prod(self.shape)
 
+    @property
+    def groups(self) -> frozenset[str]:
+        """Names of the axis groups that act on it."""
+        return frozenset(f for part in self.parts for f in part.factors if isinstance(f, str))
+
 
 @dataclass(frozen=True)
 class EntryView:
-    """An exact, invertible map between a parameter and the entries of a block or feature.
+    """An exact, invertible map between a part of a parameter and a block or feature.
 
-    The parameter is reshaped to ``split``, its axes are reordered to ``order``, and the result is
-    reshaped to ``shape``; ``shape[0]``... are the axes of the block or feature.
+    The axes of the part are reordered to ``order`` and reshaped to ``shape``; ``shape[0]``... are
+    the axes of the block or feature.
 
     Attributes:
         parameter: Key in the state dict.
-        split: Intermediate shape.
-        order: Permutation of the axes of ``split``.
+        part: Which of its parts.
+        order: Permutation of the axes of the part.
         shape: Final shape.
 
     Example:
-        >>> EntryView("w", (2, 3), (1, 0), (1, 3, 2, 1)).inverse_order
+        >>> EntryView("w", 0, (1, 0), (1, 3, 2, 1)).inverse_order
         (1, 0)
     """
 
     parameter: str
-    split: tuple[int, ...]
+    part: int
     order: tuple[int, ...]
     shape: tuple[int, ...]
 
@@ -270,7 +398,7 @@ class NeuronFeature:
     """One value per neuron: a bias or a running statistic.
 
     Example:
-        >>> NeuronFeature(NeuronRole.BIAS, EntryView("b", (3,), (0,), (3,))).role.value
+        >>> NeuronFeature(NeuronRole.BIAS, EntryView("b", 0, (0,), (3,))).role.value
         'bias'
     """
 
@@ -285,7 +413,7 @@ class NeuronGroup:
     Attributes:
         name: Unique, the module that produces it.
         size: Number of neurons.
-        kind: Input, hidden or output.
+        kind: Input, hidden, output, or fixed (rows of a table, tokens, initial states).
         activation: Applied to the group before others read it.
         activation_text: The same as recorded, with constants (``mul(30) sin``).
         omega: Frequency of a sine, 1 otherwise.
@@ -294,6 +422,7 @@ class NeuronGroup:
         scale: Which rescalings of its neurons keep the function.
         scale_exponents: The scale groups that rescale it.
         features: Biases and running statistics.
+        norm: The normalisation that it comes out of.
 
     Example:
         >>> NeuronGroup("in", 2, NeuronKind.INPUT).activation.value
@@ -311,6 +440,7 @@ class NeuronGroup:
     scale: ScaleKind = ScaleKind.NONE
     scale_exponents: ScaleExponents = ()
     features: tuple[NeuronFeature, ...] = ()
+    norm: NormKind = NormKind.NONE
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ Chain = tuple[str, ...]
 _NAMES = {
     "relu": Activation.RELU,
     "leaky_relu": Activation.LEAKY_RELU,
+    "prelu": Activation.LEAKY_RELU,
     "gelu": Activation.GELU,
     "silu": Activation.SILU,
     "tanh": Activation.TANH,
@@ -30,6 +31,7 @@ _NAMES = {
     "square": Activation.SQUARE,
     "abs": Activation.ABS,
     "softmax": Activation.SOFTMAX,
+    "centre": Activation.NONE,
     "log_softmax": Activation.SOFTMAX,
     "div[|abs add(1)]": Activation.SOFTSIGN,
     "sub[|tanh]": Activation.TANHSHRINK,
@@ -77,8 +79,8 @@ def name_activation(chain: Chain) -> tuple[Activation, float]:
     omega = 1.0
     core: list[str] = []
     for step in chain:
-        if _stem(step) in ("mul", "add", "neg"):
-            if _stem(step) == "mul" and not core:
+        if _stem(step) in ("mul", "add", "neg", "mask"):
+            if _stem(step) == "mul" and not core and _arguments(step):
                 omega *= _arguments(step)[0]
         else:
             core.append(step)

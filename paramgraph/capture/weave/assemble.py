@@ -1,0 +1,145 @@
+"""The loom to a ``ParamGraph``: depths, order, layouts, scales."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from paramgraph.capture.activations import name_activation
+from paramgraph.capture.axes import Leaf
+from paramgraph.capture.tape import Tape, entry_refs
+from paramgraph.capture.weave.loom import Loom
+from paramgraph.capture.weave.records import Group, Link
+from paramgraph.graph import ParamGraph
+from paramgraph.structure import (
+    EdgeBlock,
+    Factor,
+    NeuronFeature,
+    NeuronGroup,
+    ParameterLayout,
+    ParameterPart,
+    ScaleExponents,
+    ScaleKind,
+)
+
+__all__ = ["assemble"]
+
+
+def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
+    """Number the groups and write the tables of a graph."""
+    groups, depths = _by_depth(loom)
+    position = {id(group): number for number, group in enumerate(groups)}
+    kinds = {row.name: row.kind for row in scales.rows} if scales is not None else {}
+    neuron_groups = []
+    for group, depth in zip(groups, depths, strict=True):
+        activation, omega = name_activation(group.chain or ())
+        exponents: ScaleExponents = ()
+        if scales is not None and group.origin is not None:
+            exponents = scales.exponents(*group.origin)
+        neuron_groups.append(
+            NeuronGroup(
+                name=group.name,
+                size=group.size,
+                kind=group.kind,
+                activation=activation,
+                activation_text=" ".join(group.chain or ()),
+                omega=omega,
+                depth=depth,
+                axes=_factors(loom, group),
+                scale=_kind({kinds[row] for row, _ in exponents}),
+                scale_exponents=exponents,
+                features=tuple(NeuronFeature(r, view) for r, view in group.features.items()),
+                norm=group.norm,
+            )
+        )
+    blocks = []
+    for link in sorted(loom.links, key=lambda link: position[id(link.receiver)]):
+        blocks.append(
+            EdgeBlock(
+                link.name,
+                link.kind,
+                position[id(link.sender)],
+                position[id(link.receiver)],
+                *link.shape,
+                positions=link.positions,
+                view=link.view,
+                constant=link.constant,
+            )
+        )
+    used = loom.axis_groups.used
+    held = {n for name in used for n in loom.axis_groups.parameter(name)[2] or (name,)}
+    read = {ref.number for entry in loom.run.entries for ref in entry_refs(entry.args)}
+    read |= {ref.number for ref in tape.outputs}
+    constant = [
+        n
+        for n, ref in tape.parameters.items()
+        if n not in tape.buffers and n not in tape.leafy and ref.number in read
+    ]
+    return ParamGraph(
+        name=name,
+        neuron_groups=tuple(neuron_groups),
+        blocks=tuple(blocks),
+        axis_groups=tuple(loom.axis_groups.rows),
+        scale_groups=tuple(scales.rows) if scales is not None else (),
+        parameters=tuple(_layout(loom, tape, n, scales) for n in used),
+        unused_parameters=tuple(
+            n for n in tape.parameters if n not in {*held, *constant} and n not in tape.buffers
+        ),
+        constant_parameters=tuple(constant),
+        unknown_operations=tuple(sorted(loom.run.unknown)),
+    )
+
+
+def _layout(loom: Loom, tape: Tape, name: str, scales: Any) -> ParameterLayout:
+    kind, shape, members = loom.axis_groups.parameter(name)
+    parts: list[ParameterPart] = loom.axis_groups.parts(kind, shape)
+    if scales is not None:
+        parts = [
+            replace(part, scales=tuple(scales.parts.get((name, number), ())))
+            for number, part in enumerate(parts)
+        ]
+    return ParameterLayout(
+        name, shape, tuple(parts), tape.aliases.get(name, ()), name in tape.buffers, members
+    )
+
+
+def _factors(loom: Loom, group: Group) -> tuple[Factor, ...]:
+    names = loom.axis_groups.names
+    return tuple(
+        names.get(id(f), f.size) if isinstance(f, Leaf) else int(f)  # type: ignore[arg-type]
+        for f in group.factors
+    )
+
+
+def _kind(kinds: set[ScaleKind]) -> ScaleKind:
+    """All that the scale groups of some neurons allow together."""
+    signs = any(kind.has_sign for kind in kinds)
+    positives = any(kind.has_positive for kind in kinds)
+    if signs and positives:
+        return ScaleKind.REAL
+    return ScaleKind.SIGN if signs else ScaleKind.POSITIVE if positives else ScaleKind.NONE
+
+
+def _by_depth(loom: Loom) -> tuple[list[Group], list[int]]:
+    """Groups by depth (longest path from a group without senders), with their depths."""
+    incoming: dict[int, list[Link]] = {}
+    outgoing: dict[int, list[Link]] = {}
+    for link in loom.links:
+        incoming.setdefault(id(link.receiver), []).append(link)
+        outgoing.setdefault(id(link.sender), []).append(link)
+    waiting = {id(group): len(incoming.get(id(group), ())) for group in loom.groups}
+    ready = [group for group in loom.groups if not waiting[id(group)]]
+    depth = {id(group): 0 for group in loom.groups}
+    done = 0
+    while ready:
+        group = ready.pop()
+        done += 1
+        for link in outgoing.get(id(group), ()):
+            target = id(link.receiver)
+            depth[target] = max(depth[target], depth[id(group)] + 1)
+            waiting[target] -= 1
+            if not waiting[target]:
+                ready.append(link.receiver)
+    assert done == len(loom.groups), "edges lead in a circle"
+    ordered = sorted(loom.groups, key=lambda group: depth[id(group)])
+    return ordered, [depth[id(group)] for group in ordered]

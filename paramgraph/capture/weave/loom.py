@@ -1,0 +1,380 @@
+"""The loom: neuron groups and edge blocks while they are made, and what joins them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from paramgraph.capture.activations import Chain
+from paramgraph.capture.axes import Factor, Leaf, Pick, resolve, size_of
+from paramgraph.capture.groups import Groups
+from paramgraph.capture.inference import Inference
+from paramgraph.capture.tape import TapeEntry, TensorRef
+from paramgraph.capture.tensor_types import Axes
+from paramgraph.capture.weave.partition import Partition
+from paramgraph.capture.weave.records import (
+    Constant,
+    Group,
+    Hidden,
+    Input,
+    Link,
+    Param,
+    Piece,
+    Reduced,
+    Strand,
+)
+from paramgraph.structure import EdgeKind, EntryView, NeuronKind, NeuronRole
+
+__all__ = ["Loom"]
+
+_MOST_EDGES = 2**22  # of a block without parameters
+
+
+class Loom:
+    """Everything that was woven so far.
+
+    Attributes:
+        run: Types of all tensors.
+        axis_groups: Names of the leaves.
+        groups: Neuron groups in the order of creation.
+        links: Edge blocks in the order of creation.
+        strands: What is known of each block of each tensor, by the tensor's number.
+        uses: How often each tensor is read.
+        claimed: Parts of parameters that stand in the graph.
+    """
+
+    def __init__(self, run: Inference, axis_groups: Groups) -> None:
+        self.run = run
+        self.axis_groups = axis_groups
+        self.groups: list[Group] = []
+        self.links: list[Link] = []
+        self.strands: dict[int, tuple[Strand, ...]] = {}
+        self.uses: dict[int, int] = {}
+        self.claimed: set[tuple[str, int]] = set()
+        self.pending: dict[tuple[str, int], tuple[Group | None, Group | None]] = {}
+        self._partitions: dict[int, Partition] = {}
+        self._parameters: dict[str, list[Axes]] = {}
+        self._names: set[str] = set()
+        self.made: dict[tuple[object, ...], Group] = {}
+        self._inputs: dict[tuple[int, int, int], Group] = {}
+        self._adapters: dict[tuple[object, ...], Group] = {}
+        self._joined: set[tuple[int, int, EdgeKind]] = set()
+        rows = [row.name for row in axis_groups.rows]
+        self._given = {row.name: row.given for row in axis_groups.rows}
+        self._rank = {name: place for place, name in enumerate(_given_first(rows, self._given))}
+
+    # What tensors and factors are
+
+    def partition(self, ref: TensorRef) -> Partition:
+        """The blocks of a tensor."""
+        if ref.number not in self._partitions:
+            self._partitions[ref.number] = Partition(self.axis_groups, self.run.type(ref))
+        return self._partitions[ref.number]
+
+    def parameter_blocks(self, name: str) -> list[Axes]:
+        """The axes of each part of a parameter, or of a stack of parameters."""
+        if name not in self._parameters:
+            kind, _, _ = self.axis_groups.parameter(name)
+            self._parameters[name] = Partition(self.axis_groups, kind).axes
+        return self._parameters[name]
+
+    def strand(self, ref: TensorRef, block: int = 0) -> Strand:
+        """What is known of one block of a tensor."""
+        found = self.strands.get(ref.number)
+        if found is None:
+            if ref.number in self.run.data:
+                return Input(ref.number, ref.shape)
+            return Constant(self._number(ref))
+        return found[block] if block < len(found) else found[-1]
+
+    def _number(self, ref: TensorRef) -> float | None:
+        """The value of a constant when it is one number everywhere."""
+        tensor = self.run.tape.tensors.get(ref.number)
+        if tensor is None or tensor.is_meta or not tensor.numel() or tensor.is_complex():
+            return None
+        if ref.number in self.run.tape.stored and tensor.numel() > 1:
+            return None  # equal values here may differ per neuron in another network
+        flat = tensor.detach().reshape(-1)
+        return float(flat[0]) if bool((flat == flat[0]).all()) else None
+
+    def leaf(self, factor: Factor) -> Leaf | None:
+        """The axis group that a factor stands for, itself or as a choice; ``None`` for positions."""
+        if isinstance(factor, Pick):
+            inner = resolve((factor.leaf,))
+            factor = inner[0] if len(inner) == 1 else factor
+        if isinstance(factor, Leaf) and id(factor) in self.axis_groups.names:
+            return factor
+        return None
+
+    def is_free(self, leaf: Leaf) -> bool:
+        """Whether the neurons that a leaf numbers may be permuted."""
+        return leaf.frozen is None and leaf.size > 1
+
+    def present(self, axes: Axes) -> list[Leaf]:
+        """All leaves that stand on some axes, in order, with repetitions."""
+        return [leaf for axis in axes for f in axis if (leaf := self.leaf(f)) is not None]
+
+    def ordered(self, leaves: Iterable[Leaf]) -> tuple[Leaf, ...]:
+        """Leaves in canonical order: those that others depend on first."""
+        return tuple(sorted(leaves, key=lambda leaf: self._rank[self.axis_groups.names[id(leaf)]]))
+
+    def neurons_in(self, axes: Axes, known: Iterable[Factor]) -> tuple[Leaf, ...]:
+        """Those leaves of a block that are ``known`` to number neurons, with what they depend on."""
+        here = self.present(axes)
+        ids = {id(leaf) for leaf in known if isinstance(leaf, Leaf)}
+        names = {name for key in ids for name in self._given.get(self._name_of(key), ())}
+        kept = [f for f in here if id(f) in ids or self.axis_groups.names[id(f)] in names]
+        return self.ordered(_as_often(kept, axes))
+
+    def _name_of(self, key: int) -> str:
+        return self.axis_groups.names.get(key, "")
+
+    # Making groups and links
+
+    def new_group(
+        self,
+        entry: TapeEntry,
+        factors: Sequence[Factor],
+        name: str = "",
+        *,
+        kind: NeuronKind = NeuronKind.HIDDEN,
+        origin: tuple[int, int] | None = None,
+    ) -> Group:
+        """A neuron group named after a parameter's module, or after the module that ran."""
+        stem = name.rpartition(".")[0] or entry.module or entry.operation.removeprefix("aten.")
+        size = math.prod(size_of(factor) for factor in factors)
+        group = Group(self.unique(stem), tuple(factors), size, kind, origin=origin)
+        self.groups.append(group)
+        return group
+
+    def unique(self, stem: str) -> str:
+        """A name that no group has yet."""
+        name, number = stem, 2
+        while name in self._names:
+            name, number = f"{stem}#{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def skip(self, sender: Group, receiver: Group, constant: float = 1.0) -> None:
+        """A sum: every neuron is added to its counterpart, ``constant`` times."""
+        self.links.append(
+            Link(
+                f"{sender.name}->{receiver.name}",
+                EdgeKind.SKIP,
+                sender,
+                receiver,
+                (receiver.size, 1, 1),
+                constant=constant,
+            )
+        )
+
+    def flow(self, sender: Group, receiver: Group, kind: EdgeKind = EdgeKind.FLOW) -> None:
+        """A link without parameters; what both groups are numbered by is joined one to one."""
+        if sender is receiver or (id(sender), id(receiver), kind) in self._joined:
+            return
+        self._joined.add((id(sender), id(receiver), kind))
+        blocks = 1
+        for ours, theirs in zip(sender.factors, receiver.factors, strict=False):
+            if ours is not theirs and ours != theirs:
+                break
+            blocks *= size_of(ours)
+        senders, receivers = sender.size // blocks, receiver.size // blocks
+        if blocks * senders * receivers > _MOST_EDGES and min(senders, receivers) > 1:
+            # All to all is too many edges to say "these depend on those": one neuron in between
+            # says it too, and treats all of them alike.
+            hub = Group(self.unique(f"{receiver.name}.hub"), (), 1, chain=())
+            self.groups.append(hub)
+            self.flow(sender, hub, kind)
+            self.flow(hub, receiver, kind)
+            return
+        name = f"{sender.name}->{receiver.name}"
+        self.links.append(Link(name, kind, sender, receiver, (blocks, receivers, senders)))
+
+    def block(
+        self,
+        parameter: str,
+        part: int,
+        kind: EdgeKind,
+        ends: tuple[Group, Group],
+        order: Sequence[int],
+        shape: tuple[int, int, int],
+        positions: tuple[tuple[float, float], ...] = ((0.0, 0.0),),
+    ) -> None:
+        """An edge block of a part of a parameter, from ``ends[0]`` to ``ends[1]``."""
+        self.claimed.add((parameter, part))
+        view = EntryView(parameter, part, tuple(order), (*shape, len(positions)))
+        sender, receiver = ends
+        name = self.part_name(parameter, part)
+        self.links.append(Link(name, kind, sender, receiver, shape, positions, view))
+
+    def part_name(self, parameter: str, part: int) -> str:
+        """The parameter, with the number of the part where it has several."""
+        several = len(self.parameter_blocks(parameter)) > 1
+        return f"{parameter}[{part}]" if several else parameter
+
+    def feature(self, role: NeuronRole, group: Group, piece: Piece, order: Sequence[int]) -> None:
+        """A value per neuron."""
+        self.claimed.add((piece.parameter, piece.part))
+        group.features[role] = EntryView(piece.parameter, piece.part, tuple(order), (group.size,))
+
+    # Reading neurons
+
+    def read(self, value: Hidden) -> Group:
+        """The group whose neurons, after their activation, are ``value``."""
+        group = value.group
+        if group.chain is None:
+            group.chain = value.chain
+        if group.chain == value.chain:
+            return group
+        if group.chain != ():
+            self._make_plain(group)
+        if value.chain == ():
+            return group
+        if value.chain not in group.copies:
+            group.copies[value.chain] = self._copy(group, value.chain)
+        return group.copies[value.chain]
+
+    def _copy(self, group: Group, chain: Chain) -> Group:
+        """The same neurons once more, under another activation."""
+        copy = replace(
+            group, name=self.unique(group.name), chain=chain, features={}, copies={}, origin=None
+        )
+        copy.kind = NeuronKind.HIDDEN
+        self.groups.append(copy)
+        self.skip(group, copy)
+        return copy
+
+    def _make_plain(self, group: Group) -> None:
+        """Move the activation of a group, its readers and its statistics to a copy."""
+        assert group.chain is not None
+        readers = [link for link in self.links if link.sender is group]
+        copy = self._copy(group, group.chain)
+        for link in readers:
+            link.sender = copy
+        if group.kind is NeuronKind.OUTPUT:
+            group.kind, copy.kind = NeuronKind.HIDDEN, NeuronKind.OUTPUT
+        for role in (NeuronRole.MEAN, NeuronRole.VARIANCE):
+            if role in group.features:
+                copy.features[role] = group.features.pop(role)
+        group.copies[group.chain] = copy
+        group.chain = ()
+
+    def read_input(self, value: Input, axis: int, start: int = 0, size: int | None = None) -> Group:
+        """The inputs along one axis, or some of them, as neurons."""
+        axis %= max(len(value.shape), 1)
+        size = size or (value.shape[axis] if value.shape else 1)
+        key = (value.number, axis, start)
+        if key not in self._inputs:
+            name = self.unique("input" if not self._inputs else f"input.{len(self._inputs)}")
+            group = Group(name, (size,), size, NeuronKind.INPUT, chain=())
+            self._inputs[key] = group
+            self.groups.append(group)
+        return self._inputs[key]
+
+    def constants(self, wanted: tuple[Leaf, ...], entry: TapeEntry) -> Group:
+        """Neurons that hold constants: zeros at the start of a recurrence."""
+        key = ("constant", *map(id, wanted))
+        if key not in self._adapters:
+            group = Group(
+                self.unique("constant"),
+                wanted,
+                math.prod(f.size for f in wanted),
+                NeuronKind.FIXED,
+                chain=(),
+            )
+            self.groups.append(group)
+            self._adapters[key] = group
+        return self._adapters[key]
+
+    def read_as(
+        self,
+        value: Strand,
+        wanted: tuple[Leaf, ...],
+        entry: TapeEntry,
+        where: tuple[int, int, int] | None = None,
+    ) -> Group:
+        """The neurons of a value in the order ``wanted``, through a link where they differ.
+
+        Args:
+            value: What is read.
+            wanted: Factors that number the neurons.
+            entry: Who reads.
+            where: For inputs the axis that is read, its first index, and how many indices.
+        """
+        if isinstance(value, Constant):
+            return self.constants(wanted, entry)
+        if isinstance(value, Input):
+            axis, start, size = where or (-1, 0, None)
+            found = self.read_input(value, axis, start, size)
+            need = math.prod(leaf.size for leaf in wanted)
+            return found if found.size == need else self._adapter(found, wanted, entry)
+        if not isinstance(value, Hidden):
+            value = self.hidden(value, wanted, entry)
+        found = self.read(value)
+        return found if _same(found.factors, wanted) else self._adapter(found, wanted, entry)
+
+    def _adapter(self, found: Group, wanted: tuple[Leaf, ...], entry: TapeEntry) -> Group:
+        key = (id(found), *map(id, wanted))
+        if key not in self._adapters:
+            group = self.new_group(entry, wanted)
+            group.chain = ()
+            self.flow(found, group)
+            self._adapters[key] = group
+        return self._adapters[key]
+
+    def hidden(self, value: Strand, wanted: Sequence[Leaf], entry: TapeEntry) -> Hidden:
+        """Any value as activations of a group; ``wanted`` says which frozen leaves are neurons."""
+        if isinstance(value, Hidden):
+            return value
+        if isinstance(value, Reduced):
+            return self._statistic(value, wanted, entry)
+        if isinstance(value, Param):
+            from paramgraph.capture.weave.parameters import as_neurons
+
+            return as_neurons(self, value, wanted, entry)
+        if isinstance(value, Input):
+            return Hidden(self.read_input(value, -1), owned=False)
+        return Hidden(self.constants(tuple(wanted), entry), owned=False)
+
+    def _statistic(self, value: Reduced, wanted: Sequence[Leaf], entry: TapeEntry) -> Hidden:
+        sender = self.read(value.source)
+        ids = {id(leaf) for leaf in wanted}
+        kept = tuple(f for f in sender.factors if id(f) in ids)
+        key = ("statistic", id(sender), *map(id, kept))
+        if key not in self._adapters:
+            self._adapters[key] = self.new_group(entry, kept)
+            self.flow(sender, self._adapters[key])
+        return Hidden(self._adapters[key], value.chain, owned=False)
+
+
+def _same(first: Sequence[Factor], second: Sequence[Factor]) -> bool:
+    return len(first) == len(second) and all(
+        a is b or (isinstance(a, int) and a == b) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _as_often(kept: list[Leaf], axes: Axes) -> list[Leaf]:
+    """Repetitions are kept only where a leaf itself stands twice, not as a choice of it."""
+    real = [id(f) for axis in axes for f in axis if isinstance(f, Leaf)]
+    result: list[Leaf] = []
+    for leaf in kept:
+        have = sum(other is leaf for other in result)
+        if have < max(real.count(id(leaf)), 1):
+            result.append(leaf)
+    return result
+
+
+def _given_first(names: list[str], given: dict[str, tuple[str, ...]]) -> list[str]:
+    """Names in order, each after those that it depends on."""
+    result: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        if name not in result:
+            for other in given.get(name, ()):
+                add(other)
+            result.setdefault(name)
+
+    for name in names:
+        add(name)
+    return list(result)

@@ -1,0 +1,186 @@
+"""The walk over the tape: one operation after the other, repeated ones only a few times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from paramgraph.capture.axis_rules import reductions as _reductions
+from paramgraph.capture.groups import Groups
+from paramgraph.capture.inference import FACTORIES, Inference
+from paramgraph.capture.tape import ALIASED, Tape, TapeEntry, entry_refs
+from paramgraph.capture.weave.contraction import PRODUCTS, contraction
+from paramgraph.capture.weave.elementwise import elementwise
+from paramgraph.capture.weave.layers import (
+    NORMS,
+    generic,
+    normalisation,
+    reduction,
+    same_neurons,
+    table_lookup,
+    written,
+)
+from paramgraph.capture.weave.loom import Loom
+from paramgraph.capture.weave.movement import MOVES, move
+from paramgraph.capture.weave.parameters import attach, fresh_piece, table
+from paramgraph.capture.weave.records import Constant, Group, Hidden, Input, Param, Strand
+from paramgraph.structure import NeuronKind
+
+__all__ = ["weave"]
+
+_UNROLLED = 4  # how often an operation of a loop gets neurons of its own
+_WINDOW = 6  # operations before and after that tell one loop from another
+_REDUCTIONS = {
+    *("mean", "sum", "prod", "amax", "amin", "any", "all", "logsumexp", "nansum", "std", "var"),
+    *("var_mean", "std_mean", "linalg_vector_norm", "norm", "nanmean"),
+}
+_WRITES = {
+    *("copy", "index_put", "_index_put_impl", "_unsafe_index_put", "scatter", "scatter_add"),
+    *("index_add", "index_copy", "slice_scatter", "select_scatter", "masked_scatter"),
+    *("scatter_reduce", "_scatter_reduce", "index_reduce"),
+}
+_ENTRYWISE = {
+    *("hardswish", "log_sigmoid_forward", "gelu", "_prelu_kernel", "prelu", "where", "masked_fill"),
+    *("add", "sub", "mul", "div", "rsub"),
+}
+
+
+def weave(tape: Tape, run: Inference, axis_groups: Groups) -> Loom:
+    """Neuron groups and edge blocks of a run."""
+    loom = Loom(run, axis_groups)
+    for entry in run.entries:
+        for ref in entry_refs(entry.args):
+            loom.uses[ref.number] = loom.uses.get(ref.number, 0) + 1
+    for ref in tape.outputs:
+        loom.uses[ref.number] = loom.uses.get(ref.number, 0) + 1
+    names = {}
+    for name in axis_groups.used:
+        for member in axis_groups.parameter(name)[2] or (name,):
+            ref = tape.parameters[member]
+            names[ref.number] = name
+            parts = loom.partition(ref)
+            loom.strands[ref.number] = tuple(
+                fresh_piece(loom, name, part, axes) for part, axes in enumerate(parts.axes)
+            )
+    signs = [_signature(entry, names) for entry in run.entries]
+    seen: dict[object, list[TapeEntry]] = {}
+    for place, entry in enumerate(run.entries):
+        window = (tuple(signs[max(place - _WINDOW, 0) : place + _WINDOW + 1]), signs[place])
+        before = seen.setdefault(window, [])
+        before.append(entry)
+        if len(before) <= _UNROLLED or not _repeat(loom, entry, before[_UNROLLED - 1]):
+            _apply(loom, entry)
+    _finish_outputs(loom, tape)
+    _attach_rest(loom, tape)
+    return loom
+
+
+def _signature(entry: TapeEntry, names: dict[int, str]) -> object:
+    """What an operation has in common with the same one in another turn of a loop."""
+    read = tuple(names[ref.number] for ref in entry_refs(entry.args) if ref.number in names)
+    shapes = tuple(ref.shape for ref in entry.outputs if ref is not None)
+    return entry.operation, entry.module, read, shapes
+
+
+def _repeat(loom: Loom, entry: TapeEntry, first: TapeEntry) -> bool:
+    """Take an operation of a loop as one turn before: the graph does not grow with the time."""
+    outs = [ref for ref in entry.outputs if ref is not None]
+    olds = [ref for ref in first.outputs if ref is not None]
+    for ref, old in zip(outs, olds, strict=True):
+        if old.number not in loom.strands or ref.number in loom.run.constants | loom.run.data:
+            return False
+        if len(loom.partition(ref)) != len(loom.partition(old)):
+            return False
+    for ref, old in zip(outs, olds, strict=True):
+        # Nothing may join a group that others read already.
+        loom.strands[ref.number] = tuple(
+            replace(s, owned=False) if isinstance(s, Hidden) else s for s in loom.strands[old.number]
+        )
+    return True
+
+
+def _apply(loom: Loom, entry: TapeEntry) -> None:
+    name = entry.operation.removeprefix("aten.")
+    outs = [ref for ref in entry.outputs if ref is not None]
+    if not outs or name in FACTORIES:
+        for ref in outs:
+            if ref.number not in loom.run.constants:
+                loom.strands[ref.number] = (Constant(),) * len(loom.partition(ref))
+        return
+    values = [
+        strand
+        for ref in entry_refs(entry.args)
+        for strand in loom.strands.get(ref.number) or (loom.strand(ref),)
+    ]
+    if all(isinstance(value, Constant | Input) for value in values):
+        is_data = any(isinstance(value, Input) for value in values)
+        for ref in outs:
+            if ref.number not in loom.run.constants:
+                strand: Strand = Input(ref.number, ref.shape) if is_data else Constant()
+                loom.strands[ref.number] = (strand,) * len(loom.partition(ref))
+        return
+    if name in MOVES:
+        move(loom, entry)
+    elif name in PRODUCTS:
+        contraction(loom, entry)
+    elif name in NORMS:
+        normalisation(loom, entry)
+    elif name in _REDUCTIONS or (name in ("max", "min") and entry.args.get("other") is None):
+        reduction(loom, entry)
+    elif name in ("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax"):
+        step = name.removeprefix("_").removeprefix("safe_")
+        same_neurons(loom, entry, keeps_bias=False, step=step)
+    elif name in _reductions._SPATIAL:
+        pads = entry.args.get("padding", 0)
+        pads = any(pads) if isinstance(pads, list | tuple) else bool(pads)
+        # Zeros at the border enter the average: a bias in front of it is not a bias behind it.
+        is_exact = "max" not in name and not ("pool" in name and pads)
+        same_neurons(loom, entry, keeps_bias="max" in name or is_exact)
+    elif name in ("embedding", "index", "index_select", "gather", "take_along_dim"):
+        table_lookup(loom, entry)
+    elif name in _WRITES or entry.operation == ALIASED:
+        written(loom, entry)
+    elif name in _ENTRYWISE or entry.is_pointwise:
+        elementwise(loom, entry)
+    else:
+        generic(loom, entry)
+
+
+def _finish_outputs(loom: Loom, tape: Tape) -> None:
+    """Who computes the outputs."""
+    for ref in tape.outputs:
+        entry = TapeEntry("output", {"output": ref}, (ref,), "", False)
+        for block, value in enumerate(loom.strands.get(ref.number, ())):
+            if isinstance(value, Input | Constant):
+                continue
+            here = loom.present(loom.partition(ref).axes[block])
+            group = loom.read(loom.hidden(value, here, entry))
+            group.kind = NeuronKind.OUTPUT
+
+
+def _attach_rest(loom: Loom, tape: Tape) -> None:
+    """Parameters that no operation has placed: joined with the groups that fit them best."""
+    for name in loom.axis_groups.used:
+        for part, axes in enumerate(loom.parameter_blocks(name)):
+            if (name, part) in loom.claimed:
+                continue
+            value = fresh_piece(loom, name, part, axes)
+            entry = TapeEntry("rest", {}, (), name.rpartition(".")[0], False)
+            _place(loom, value, entry)
+
+
+def _place(loom: Loom, value: Param, entry: TapeEntry) -> None:
+    piece = value.pieces[0]
+    from paramgraph.capture.weave.parameters import leaves_of
+
+    have = {id(leaf) for leaf in leaves_of(loom, piece)}
+
+    def score(group: Group) -> tuple[int, int]:
+        own = {id(f) for f in group.factors}
+        return (len(own) if own and own <= have else 0, 0)
+
+    group = max(loom.groups, key=score, default=None)
+    if group is None or score(group)[0] == 0 or group.kind is NeuronKind.INPUT:
+        made = table(loom, piece, (), entry)
+        made.chain = made.chain or ()
+        return
+    attach(loom, piece, None, group, entry)
