@@ -23,8 +23,6 @@ _NAME = re.compile(r"torch\.ops\.(aten|prims)\.(\w+)\.(\w+)")
 _TEXT_ARGUMENTS = {"approximate", "equation", "indexing", "mode", "ord", "reduce", "rounding_mode"}
 """Arguments that hold text without being the name of a file."""
 
-_REFUSED = {"from_file"}
-
 _ON_SIZES: dict[str, Callable[..., Any]] = {
     **{
         f"_operator.{name}": getattr(operator, name)
@@ -74,7 +72,7 @@ def operator_named(target: str, node: str) -> Callable[..., Any]:
     if match:
         namespace, name, overload = match.groups()
         qualified = f"{namespace}::{name}" + ("" if overload == "default" else f".{overload}")
-        if torch._C._dispatch_has_kernel(qualified) and name not in _REFUSED:
+        if torch._C._dispatch_has_kernel(qualified):
             found = getattr(getattr(torch.ops, namespace), name)
             found = getattr(found, overload)
     if found is not None:
