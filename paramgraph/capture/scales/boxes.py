@@ -1,0 +1,324 @@
+"""Where the blocks of a tensor lie, and which axis of one tensor is which axis of another.
+
+A block (see ``Groups.blocks``) is a box of entries: it starts somewhere and has one digit per
+factor, each with a step along its axis. Almost every operation maps the entries of one tensor to
+those of another linearly, as strides do: then the digits of two boxes that meet can be compared one
+by one, whatever reshaped, transposed, cut or joined them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from paramgraph.capture.axes import Axis, Factor, Leaf, axis_size, resolve, size_of
+from paramgraph.capture.groups import Groups
+from paramgraph.capture.tensor_types import Bundle, TensorType
+
+__all__ = ["Box", "Digit", "Layout", "Meeting", "MisfitError", "layout_of", "meetings", "row_major"]
+
+_MOST_SPLITS = 64
+
+
+class MisfitError(Exception):
+    """Axes do not line up with what an operation does: no rescaling of these tensors is known."""
+
+
+class Digit(NamedTuple):
+    """One factor of a block: index ``i`` lies ``i * step`` along ``axis``."""
+
+    axis: int
+    step: int
+    size: int
+    factor: Factor
+
+
+@dataclass(frozen=True)
+class Box:
+    """One block of a tensor.
+
+    Attributes:
+        start: Index of its first entry, per axis.
+        digits: Its factors, in the order of ``ParameterPart.factors``.
+    """
+
+    start: tuple[int, ...]
+    digits: tuple[Digit, ...]
+
+    @cached_property
+    def leaves(self) -> tuple[int, ...]:
+        """Which digits are neurons; each of these is an occurrence of an axis group."""
+        return tuple(i for i, d in enumerate(self.digits) if isinstance(d.factor, Leaf))
+
+
+@dataclass(eq=False)
+class Layout:
+    """All blocks of a tensor, in the order of ``Groups.blocks``."""
+
+    shape: tuple[int, ...]
+    boxes: list[Box]
+    flat: list[tuple[int, tuple[tuple[int, int], ...]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        strides = row_major(self.shape)
+        self.flat = [
+            (
+                sum(c * s for c, s in zip(box.start, strides, strict=True)),
+                tuple((d.step * strides[d.axis], d.size) for d in box.digits),
+            )
+            for box in self.boxes
+        ]
+
+    @property
+    def num_entries(self) -> int:
+        """Number of entries of the tensor."""
+        return math.prod(self.shape)
+
+    def reshaped(self, shape: Sequence[int]) -> Layout:
+        """The same boxes in another shape; raises ``MisfitError`` where an axis is cut across."""
+        strides = row_major(shape)
+        boxes = []
+        for box, (start, flat) in zip(self.boxes, self.flat, strict=True):
+            coordinates = []
+            for stride, size in zip(strides, shape, strict=True):
+                coordinates.append(start // stride % max(size, 1))
+            digits: list[Digit] = []
+            for digit, (stride, size) in zip(box.digits, flat, strict=True):
+                digits += _dealt(digit.factor, stride, size, shape, strides)
+            for axis, length in enumerate(shape):
+                spans = [(d.size - 1) * d.step for d in digits if d.axis == axis]
+                if coordinates[axis] + sum(spans) >= max(length, 1):
+                    raise MisfitError
+            boxes.append(Box(tuple(coordinates), tuple(digits)))
+        return Layout(tuple(shape), boxes)
+
+    def find(self, entry: int) -> tuple[int, tuple[int, ...]] | None:
+        """The box that an entry (by its number in row-major order) lies in, and its digits."""
+        for number in range(len(self.boxes)):
+            digits = self.inside(number, entry)
+            if digits is not None:
+                return number, digits
+        return None
+
+    def inside(self, number: int, entry: int) -> tuple[int, ...] | None:
+        """The digits of an entry within a box; ``None`` when it lies elsewhere."""
+        start, digits = self.flat[number]
+        rest = entry - start
+        if rest < 0:
+            return None
+        found = [0] * len(digits)
+        for place, (stride, size) in self._descending(number):
+            found[place] = rest // stride
+            if found[place] >= size:
+                return None
+            rest -= found[place] * stride
+        return tuple(found) if rest == 0 else None
+
+    def _descending(self, number: int) -> list[tuple[int, tuple[int, int]]]:
+        return sorted(enumerate(self.flat[number][1]), key=lambda item: -item[1][0])
+
+
+def _dealt(
+    factor: Factor, stride: int, size: int, shape: Sequence[int], strides: Sequence[int]
+) -> list[Digit]:
+    """A digit on the axes of a new shape; positions may lie on several of them."""
+    for axis, (length, step) in enumerate(zip(shape, strides, strict=True)):
+        if stride % step or stride >= step * length:
+            continue
+        if size * stride <= step * length:
+            return [Digit(axis, stride // step, size, factor)]
+        here = step * length // stride
+        if isinstance(factor, Leaf) or size % here:
+            raise MisfitError
+        outer = _dealt(size // here, step * length, size // here, shape, strides)
+        return [*outer, Digit(axis, stride // step, here, here)]
+    if size == 1:
+        return [Digit(0, 1, 1, factor)] if shape else []
+    raise MisfitError
+
+
+def row_major(shape: Sequence[int]) -> list[int]:
+    """Distance between neighbours along each axis.
+
+    Example:
+        >>> row_major((2, 3, 4))
+        [12, 4, 1]
+    """
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def layout_of(groups: Groups, kind: TensorType, shape: Sequence[int]) -> Layout:
+    """The boxes of a tensor of this type."""
+    boxes = []
+    begin = 0
+    for axes in kind.blocks if isinstance(kind, Bundle) else (kind,):
+        ways = [list(_ways(axis)) for axis in axes]
+        for choice in itertools.product(*ways):
+            start = [offset for offset, _ in choice]
+            if isinstance(kind, Bundle):
+                start[kind.axis] += begin
+            digits = [
+                Digit(axis, step, size_of(factor), factor)
+                for axis, (_, found) in enumerate(choice)
+                for step, factor in _fused(groups, found)
+            ]
+            boxes.append(Box(tuple(start), tuple(digits)))
+        if isinstance(kind, Bundle):
+            begin += axis_size(axes[kind.axis])
+    return Layout(tuple(shape), boxes)
+
+
+_Steps = list[tuple[int, Factor]]
+
+
+def _ways(axis: Axis, stride: int = 1) -> Iterator[tuple[int, _Steps]]:
+    """Every choice of pieces on an axis: where it starts, and the step of each factor."""
+    factors = resolve(axis)
+    ways: list[list[tuple[int, _Steps]]] = []
+    for factor in reversed(factors):
+        if isinstance(factor, Leaf) and factor.pieces is not None:
+            here: list[tuple[int, _Steps]] = []
+            begin = 0
+            for piece in factor.pieces:
+                here += [(begin * stride + start, steps) for start, steps in _ways(piece, stride)]
+                begin += axis_size(piece)
+            ways.append(here)
+        else:
+            ways.append([(0, [(stride, factor)])])
+        stride *= size_of(factor)
+    for choice in itertools.product(*reversed(ways)):
+        yield sum(start for start, _ in choice), [step for _, steps in choice for step in steps]
+
+
+def _fused(groups: Groups, steps: _Steps) -> _Steps:
+    """Factors that always go together as one, see ``Groups.factors``."""
+    if not groups.fused:
+        return steps
+    result: _Steps = []
+    for step, factor in steps:
+        while (
+            result
+            and isinstance(factor, Leaf)
+            and isinstance(before := result[-1][1], Leaf)
+            and (whole := groups.fused.get((id(before), id(factor)))) is not None
+        ):
+            result.pop()
+            factor = whole
+        result.append((step, factor))
+    return result
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Two boxes that hold the same entries, and which occurrences are the same axis.
+
+    Attributes:
+        view: Number of a box of the one tensor.
+        whole: Number of a box of the other.
+        pairs: Occurrences (places in ``Box.leaves``) that go together.
+        view_only: Occurrences of the first that the second lacks.
+        whole_only: Occurrences of the second that the first lacks.
+    """
+
+    view: int
+    whole: int
+    pairs: tuple[tuple[int, int], ...]
+    view_only: tuple[int, ...]
+    whole_only: tuple[int, ...]
+
+
+def meetings(
+    view: Layout, whole: Layout, strides: Sequence[int], offset: int = 0
+) -> list[Meeting]:
+    """Which boxes of two tensors meet.
+
+    Args:
+        view: The one tensor.
+        whole: The other.
+        strides: Entry ``i`` of ``view`` is entry ``offset + sum(i * strides)`` of ``whole``,
+            counted in row-major order; several entries may be the same one.
+        offset: See above.
+    """
+    found: list[Meeting] = []
+    for number, box in enumerate(view.boxes):
+        start = offset + sum(c * s for c, s in zip(box.start, strides, strict=True))
+        moved = [(d.step * strides[d.axis], d.size) for d in box.digits]
+        found += _met(number, box, start, moved, whole)
+    return list(dict.fromkeys(found))
+
+
+def _met(
+    number: int, box: Box, start: int, moved: list[tuple[int, int]], whole: Layout
+) -> Iterator[Meeting]:
+    """All meetings of one box; one that lies in several is divided along its positions."""
+    place = whole.find(start)
+    if place is None:
+        raise MisfitError
+    leaving = None if len(whole.boxes) == 1 else _leaving(start, moved, whole, place[0])
+    if leaving is None:
+        yield _paired(number, box, moved, whole, *place)
+        return
+    stride, size = moved[leaving]
+    if leaving in box.leaves or size > _MOST_SPLITS:
+        raise MisfitError
+    rest = [*moved[:leaving], (0, 1), *moved[leaving + 1 :]]
+    for index in range(size):
+        yield from _met(number, box, start + index * stride, rest, whole)
+
+
+def _leaving(
+    start: int, moved: list[tuple[int, int]], whole: Layout, number: int
+) -> int | None:
+    """A digit along which a box leaves a box of the other tensor."""
+    last = start
+    for digit, (stride, size) in enumerate(moved):
+        last += stride * (size - 1)
+        for index in {1, size - 1} if size > 1 and stride else ():
+            if whole.inside(number, start + index * stride) is None:
+                return digit
+    if whole.inside(number, last) is None:
+        raise MisfitError
+    return None
+
+
+def _paired(
+    number: int,
+    box: Box,
+    moved: list[tuple[int, int]],
+    whole: Layout,
+    other: int,
+    digits: tuple[int, ...],
+) -> Meeting:
+    ours = {place: occurrence for occurrence, place in enumerate(box.leaves)}
+    target, flat = whole.boxes[other], whole.flat[other][1]
+    theirs = {place: occurrence for occurrence, place in enumerate(target.leaves)}
+    pairs: list[tuple[int, int]] = []
+    for place, occurrence in ours.items():
+        stride, size = moved[place]
+        leaf = box.digits[place].factor
+        if size == 1:
+            # One index moves nowhere: a single neuron is known by its name alone.
+            mine = [p for p in ours if box.digits[p].factor is leaf]
+            same = [p for p in theirs if target.digits[p].factor is leaf]
+            fits = same if len(mine) == 1 else []
+        else:
+            fits = [
+                p
+                for p in theirs
+                if flat[p] == (stride, size) and target.digits[p].factor is leaf and not digits[p]
+            ]
+        if len(fits) == 1:
+            pairs.append((occurrence, theirs[fits[0]]))
+    left = {a for a, _ in pairs}
+    right = {b for _, b in pairs}
+    return Meeting(
+        number,
+        other,
+        tuple(pairs),
+        tuple(a for a in ours.values() if a not in left),
+        tuple(b for b in theirs.values() if b not in right),
+    )
