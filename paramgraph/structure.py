@@ -80,6 +80,11 @@ class EdgeKind(Enum):
     ATTENTION = "attention"  # queries and keys to scores, scores to mixtures
     FLOW = "flow"  # anything else that passes from neurons to neurons without a parameter
 
+    @property
+    def has_parameters(self) -> bool:
+        """Whether edges of this kind stand for parameters, rather than for constants."""
+        return self not in (EdgeKind.SKIP, EdgeKind.GATE, EdgeKind.ATTENTION, EdgeKind.FLOW)
+
 
 class NormKind(Enum):
     """Which normalisation a neuron group comes out of.

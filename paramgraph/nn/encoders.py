@@ -17,6 +17,7 @@ from paramgraph.structure import Activation, EdgeKind
 __all__ = ["EdgeEncoder", "NeuronEncoder"]
 
 _KINDS = list(EdgeKind)
+_FIRST_KINDS = 4  # kinds of the first release: linear, conv, scale, skip
 
 
 class EdgeEncoder(nn.Module):
@@ -45,7 +46,7 @@ class EdgeEncoder(nn.Module):
         )
         self.lift = nn.Linear(2 * rows if num_frequencies else rows, dim)
         self.map = nn.Linear(dim, dim)
-        self.kind = nn.Embedding(len(_KINDS), dim)
+        self.kind = _kind_table(dim)
 
     def forward(self, batch: GraphBatch, standardizer: Standardizer) -> tuple[Tensor, Tensor]:
         """Features of the edges and of the reversed edges, each ``[E, dim]``."""
@@ -66,6 +67,19 @@ class EdgeEncoder(nn.Module):
         if not self.num_frequencies:
             return self.lift(projected)
         return self.lift(torch.cat([projected.cos(), projected.sin()], dim=1))
+
+
+def _kind_table(dim: int) -> nn.Embedding:
+    """One vector per kind of edge.
+
+    The first four kinds draw from the global generator, the later ones from one of their own: a
+    new kind changes no start that a published number was measured with.
+    """
+    first = nn.Embedding(_FIRST_KINDS, dim)
+    generator = torch.Generator().manual_seed(4)
+    later = torch.randn(len(_KINDS) - _FIRST_KINDS, dim, generator=generator)
+    rows = torch.cat([first.weight.detach(), later.to(first.weight)])
+    return nn.Embedding(len(_KINDS), dim, _weight=rows)
 
 
 class NeuronEncoder(nn.Module):

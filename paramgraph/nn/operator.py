@@ -26,8 +26,8 @@ from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.nn.metanetwork import Metanetwork, mlp, network_mean
 from paramgraph.nn.positions import PositionFunctions
 from paramgraph.nn.standardize import Standardizer
-from paramgraph.nn.typed import NeuronTypes, TypedReadout, TypedUpdate
-from paramgraph.structure import Activation
+from paramgraph.nn.typed import FREE, NeuronTypes, TypedReadout, TypedUpdate
+from paramgraph.structure import Activation, EdgeKind
 
 __all__ = ["OperatorMetanetwork"]
 
@@ -183,6 +183,7 @@ class _Levels:
         self.bias = bias
         self.is_read = [rows.to(batch.dtype)[:, None] for rows in batch.split(batch.is_read)]
         self.types = [types.rows(start, end) for start, end in batch.levels]
+        self.is_free = [(t.types == FREE).to(batch.dtype)[:, None] for t in self.types]
         depth = len(batch.levels)
         self.incoming: list[list[int]] = [[] for _ in range(depth)]
         self.outgoing: list[list[int]] = [[] for _ in range(depth)]
@@ -213,13 +214,16 @@ class _Round(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         h, g = list(h), list(g)
         for level in range(1, len(h)):
-            message = self._message(batch, levels.incoming[level], weights, h, len(h[level]))
+            incoming = levels.incoming[level]
+            message = self._message(batch, levels, incoming, weights, h, len(h[level]))
             if message is not None:
                 facts = levels.bias[level], g[level], levels.context[level]
                 h[level] = h[level] + self.primal(levels.types[level], h[level], message, *facts)
         for level in range(len(g) - 2, -1, -1):
             numbers = levels.outgoing[level]
-            message = self._message(batch, numbers, weights, g, len(g[level]), backward=True)
+            message = self._message(
+                batch, levels, numbers, weights, g, len(g[level]), backward=True
+            )
             if message is not None:
                 facts = levels.bias[level], h[level], levels.context[level]
                 types = levels.types[level]
@@ -231,6 +235,7 @@ class _Round(nn.Module):
     def _message(
         self,
         batch: GraphBatch,
+        levels: _Levels,
         numbers: list[int],
         weights: list[Tensor],
         signals: list[Tensor],
@@ -248,9 +253,18 @@ class _Round(nn.Module):
             ends = (bucket.senders, bucket.receivers)
             source, target = ends[::-1] if backward else ends
             depth = bucket.receiver_depth if backward else bucket.sender_depth
-            signal = source.take(signal_map(signals[depth]))
+            signal = signal_map(signals[depth])
+            constant = not bucket.kind.has_parameters and bucket.kind is not EdgeKind.SKIP
+            if constant:
+                # The constants of a product do not know its signs and scales, so only what has
+                # neither may pass.
+                signal = signal * levels.is_free[depth]
+            signal = source.take(signal)
             fan = weight.shape[2 if backward else 3] * weight.shape[4]
             sent = push(bucket, operator, signal, backward=backward) / math.sqrt(fan)
+            if constant:
+                other = bucket.sender_depth if backward else bucket.receiver_depth
+                sent = sent * target.take(levels.is_free[other])
             total = add_rows(total, target, sent, num_rows)
         return total
 

@@ -25,7 +25,7 @@ class Standardizer(nn.Module):
 
     Example:
         >>> Standardizer().edge_scale.shape
-        torch.Size([12])
+        torch.Size([24])
     """
 
     edge_scale: Tensor
@@ -45,7 +45,7 @@ class Standardizer(nn.Module):
         neuron_counts = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
         for batch in batches:
             for bucket in batch.buckets:
-                if bucket.kind is not EdgeKind.SKIP:
+                if bucket.kind.has_parameters:
                     role = ROLES.index(bucket.role)
                     squares[role] += fan_in(bucket) * bucket.values.double().square().sum().cpu()
                     counts[role] += bucket.values.numel()
@@ -56,9 +56,11 @@ class Standardizer(nn.Module):
         self.neuron_scale.copy_(_root_mean(neuron_squares, neuron_counts))
 
     def edges(self, bucket: Bucket) -> Tensor:
-        """Unit-scale values of a bucket; a skip keeps its constant."""
+        """Unit-scale values of a bucket; a skip keeps its constant, other constants are a mean."""
         if bucket.kind is EdgeKind.SKIP:
             return bucket.values
+        if not bucket.kind.has_parameters:
+            return bucket.values / bucket.values.shape[3]
         scale = self.edge_scale[ROLES.index(bucket.role)]
         return bucket.values * (math.sqrt(fan_in(bucket)) / scale)
 

@@ -16,7 +16,7 @@ from paramgraph.batch import GraphBatch
 from paramgraph.nn.metanetwork import mlp
 from paramgraph.structure import ScaleKind
 
-__all__ = ["NeuronTypes", "TypedReadout", "TypedUpdate"]
+__all__ = ["FREE", "NeuronTypes", "TypedReadout", "TypedUpdate"]
 
 FREE, SIGN, SCALE = range(3)
 

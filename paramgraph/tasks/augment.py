@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paramgraph.batch import GraphBatch
 from paramgraph.graph import ParamGraph
-from paramgraph.structure import EdgeKind, NeuronRole, ScaleKind
+from paramgraph.structure import EdgeKind, NeuronGroup, NeuronRole, ScaleKind
 from paramgraph.values import Values
 
 __all__ = ["add_weight_noise", "flip_signs"]
@@ -40,19 +40,18 @@ def flip_signs(graph: ParamGraph, values: Values) -> Values:
     """
     like = values.neurons[0]
     drawn = {
-        group.name: torch.randint(0, 2, (values.num_networks, group.size), device=like.device)
+        group.name: 2
+        * torch.randint(0, 2, (values.num_networks, group.size), device=like.device)
+        - 1
         for group in graph.scale_groups
         if group.kind is ScaleKind.SIGN
     }
-    signs = []
-    for group in graph.neuron_groups:
-        sign = like.new_ones(values.num_networks, group.size)
-        for name, _ in group.scale_exponents:
-            if name in drawn:
-                sign = sign * (2 * drawn[name] - 1)
-        signs.append(sign)
+    signs = [_signs(graph, group, drawn, like) for group in graph.neuron_groups]
     blocks = []
     for block, weights in zip(graph.blocks, values.blocks, strict=True):
+        if not (block.kind.has_parameters or block.kind is EdgeKind.SKIP):
+            blocks.append(weights)  # a constant is no weight that could be negated
+            continue
         receiver = signs[block.receiver].reshape(-1, block.num_blocks, block.num_receivers, 1, 1)
         sender = signs[block.sender].reshape(-1, block.num_blocks, 1, block.num_senders, 1)
         blocks.append(weights * receiver * sender)
@@ -63,6 +62,26 @@ def flip_signs(graph: ParamGraph, values: Values) -> Values:
         moves[..., NeuronRole.VARIANCE.channel] = 1
         neurons.append(have * moves)
     return Values(tuple(blocks), tuple(neurons))
+
+
+def _signs(
+    graph: ParamGraph, group: NeuronGroup, drawn: dict[str, Tensor], like: Tensor
+) -> Tensor:
+    """The sign of every neuron of a group ``[B, size]``."""
+    sizes = {row.name: row.size for row in graph.axis_groups}
+    rows = {row.name: row for row in graph.scale_groups}
+    shape = [sizes[f] if isinstance(f, str) else f for f in group.axes]
+    sign = like.new_ones(len(like), *shape)
+    for name, exponent in group.scale_exponents:
+        if name not in drawn or exponent % 2 == 0:
+            continue
+        names = rows[name].axes
+        places = [group.axes.index(axis) for axis in names]
+        factor = drawn[name].reshape(len(like), *(sizes[axis] for axis in names))
+        order = sorted(range(len(places)), key=lambda i: places[i])
+        along = [shape[i] if i in places else 1 for i in range(len(shape))]
+        sign = sign * factor.permute(0, *(i + 1 for i in order)).reshape(len(like), *along)
+    return sign.reshape(len(like), -1)
 
 
 def add_weight_noise(batch: GraphBatch, amount: float) -> GraphBatch:
@@ -76,7 +95,7 @@ def add_weight_noise(batch: GraphBatch, amount: float) -> GraphBatch:
         return batch
     buckets = tuple(
         bucket
-        if bucket.kind is EdgeKind.SKIP
+        if not bucket.kind.has_parameters
         else replace(bucket, values=_noisy(bucket.values, amount))
         for bucket in batch.buckets
     )

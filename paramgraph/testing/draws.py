@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import NeuronRole, ScaleKind
 from paramgraph.symmetry import Symmetry
+from paramgraph.views import get_parameter, set_parameter
 
 __all__ = ["double_state", "draw_scale", "other_weights"]
 
@@ -57,14 +58,13 @@ def other_weights(
     }
     result = dict(state)
     for layout in graph.parameters:
-        value = state[layout.name]
+        value = get_parameter(state, layout)
         noise = torch.randn(layout.shape, generator=generator, dtype=torch.float64)
         if layout.name in variances:
             value = value * (0.5 * noise).exp()
         else:
             value = value + noise * (value.square().mean().sqrt() + 0.1)
-        for name in (layout.name, *layout.aliases):
-            result[name] = value
+        set_parameter(result, layout, value)
     return result
 
 

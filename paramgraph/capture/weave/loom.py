@@ -93,7 +93,7 @@ class Loom:
         tensor = self.run.tape.tensors.get(ref.number)
         if tensor is None or tensor.is_meta or not tensor.numel() or tensor.is_complex():
             return None
-        if ref.number in self.run.tape.stored and tensor.numel() > 1:
+        if ref.number in self.run.stored and tensor.numel() > 1:
             return None  # equal values here may differ per neuron in another network
         flat = tensor.detach().reshape(-1)
         return float(flat[0]) if bool((flat == flat[0]).all()) else None
