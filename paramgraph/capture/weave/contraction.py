@@ -295,6 +295,8 @@ def _weight(
             label = labels[place][i] if labels is not None else ()
             leaf = loom.leaf(factor)
             item = (leaf, label, factor)
+            if leaf is not None and labels is not None and not label:
+                continue  # the parameter is repeated along it
             if leaf is None:
                 if label:
                     rest.append(item)
@@ -315,6 +317,8 @@ def _weight(
             # What numbers no neuron of the activations are positions of theirs.
             rest += [s for s in senders if all(s is not o for o in own)]
             senders = own
+    if labels is None:
+        shared, receivers, senders = (_once(some) for some in (shared, receivers, senders))
     flat = entry.args.get("groups", 1) if entry.operation == "aten.convolution" else 1
     for some in (shared, receivers, senders):
         some.sort(key=lambda item: _rank(loom, item[0]))
@@ -343,6 +347,11 @@ def _weight(
         if other is not piece:
             attach(loom, other, sender, receiver, entry)
     return Hidden(receiver, site=(site[0].number, site[1]))
+
+
+def _once(items: list[Any]) -> list[Any]:
+    """Each leaf once."""
+    return list({id(item[0]): item for item in items}.values())
 
 
 def _rank(loom: Loom, leaf: Leaf) -> int:

@@ -18,7 +18,7 @@ from paramgraph.capture.weave.elementwise import (
     with_step,
 )
 from paramgraph.capture.weave.loom import Loom
-from paramgraph.capture.weave.movement import by_likeness, moved, united
+from paramgraph.capture.weave.movement import by_likeness, moved, overwritten, united
 from paramgraph.capture.weave.parameters import forgotten, leaves_of, stated, table
 from paramgraph.capture.weave.records import (
     Constant,
@@ -334,8 +334,10 @@ def written(loom: Loom, entry: TapeEntry) -> None:
     strands: list[Strand] = []
     for block in range(len(loom.partition(ref))):
         values: dict[object, tuple[TensorRef, int, Strand]] = {}
-        for source in sources:
-            at = by_likeness(loom, ref, block, source)
+        places = [(source, by_likeness(loom, ref, block, source)) for source in sources]
+        if is_alias:
+            places = overwritten(loom, ref, block, sources[0], sources[1])
+        for source, at in places:
             value = loom.strand(source, at)
             if not isinstance(value, Constant):
                 key = (id(value.group), value.chain) if isinstance(value, Hidden) else id(value)

@@ -115,6 +115,10 @@ class Loom:
         """All leaves that stand on some axes, in order, with repetitions."""
         return [leaf for axis in axes for f in axis if (leaf := self.leaf(f)) is not None]
 
+    def distinct(self, axes: Axes) -> list[Leaf]:
+        """The leaves on some axes; a choice of one, made several times over, counts once."""
+        return _as_often(self.present(axes), axes)
+
     def ordered(self, leaves: Iterable[Leaf]) -> tuple[Leaf, ...]:
         """Leaves in canonical order: those that others depend on first."""
         return tuple(sorted(leaves, key=lambda leaf: self._rank[self.axis_groups.names[id(leaf)]]))

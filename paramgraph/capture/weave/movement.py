@@ -15,7 +15,7 @@ from paramgraph.capture.weave.loom import Loom
 from paramgraph.capture.weave.parameters import forgotten, relabelled, spread, stated
 from paramgraph.capture.weave.records import Constant, Hidden, Input, Labels, Param, Piece, Strand
 
-__all__ = ["MOVES", "by_likeness", "move", "moved", "source_of", "united"]
+__all__ = ["MOVES", "by_likeness", "move", "moved", "overwritten", "source_of", "united"]
 
 Place = tuple[int, ...]
 Source = tuple[TensorRef, Place]
@@ -257,6 +257,38 @@ def _labels(
 
 def _shapes(axes: Any) -> list[list[int]]:
     return [[size_of(f) for f in axis] for axis in axes]
+
+
+def overwritten(
+    loom: Loom, ref: TensorRef, block: int, before: TensorRef, source: TensorRef
+) -> list[tuple[TensorRef, int]]:
+    """Blocks that a block is made of after ``source``, in the same memory, was written."""
+    found: dict[tuple[int, int], tuple[TensorRef, int]] = {}
+    target, written = loom.partition(ref), loom.partition(source)
+    for place in target.probes(block):
+        inside = _elsewhere(loom, place, ref, source)
+        origin, spot = (before, place) if inside is None else (source, inside)
+        for at in loom.partition(origin).find(spot):
+            found[origin.number, at] = (origin, at)
+    for at in range(len(written)):
+        for place in written.probes(at):
+            inside = _elsewhere(loom, place, source, ref)
+            if inside is not None and block in target.find(inside):
+                found[source.number, at] = (source, at)
+    return list(found.values())
+
+
+def _elsewhere(loom: Loom, place: Place, ref: TensorRef, other: TensorRef) -> Place | None:
+    """Where in another view of the same memory an entry stands."""
+    geometry = loom.run.tape.windows
+    (start, steps), (begin, strides) = geometry[ref.number], geometry[other.number]
+    rest = start + sum(p * step for p, step in zip(place, steps, strict=True)) - begin
+    inside = [0] * len(other.shape)
+    for axis in sorted(range(len(strides)), key=lambda axis: -strides[axis]):
+        if strides[axis] and other.shape[axis] > 1:
+            inside[axis], rest = divmod(rest, strides[axis])
+    fits = rest == 0 and all(0 <= i < size for i, size in zip(inside, other.shape, strict=True))
+    return tuple(inside) if fits else None
 
 
 def by_likeness(loom: Loom, ref: TensorRef, block: int, source: TensorRef) -> int:

@@ -46,7 +46,7 @@ def stated(loom: Loom, piece: Piece) -> bool:
 
 def main_piece(loom: Loom, value: Param, axes: Axes) -> Piece | None:
     """The piece that has all leaves of the tensor: the weight of a weight that is computed."""
-    want = len(loom.present(axes))
+    want = len(loom.distinct(axes))
     for piece in value.pieces:
         if stated(loom, piece) and len(leaves_of(loom, piece)) >= want:
             return piece
