@@ -1,7 +1,8 @@
 """Elements of the symmetry group of a parameter graph: draw them, apply them.
 
 An element acts on parameters (same function, other weights) and on neurons (renumbered, rescaled);
-metanetworks must not tell the two networks apart. Scaling is applied first, then the permutation.
+metanetworks must not tell the two networks apart. Scaling is applied first, then shifts, then the
+permutation.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -19,10 +21,12 @@ from paramgraph.structure import (
     Factor,
     NeuronGroup,
     ParameterLayout,
-    ScaleExponents,
+    ParameterPart,
+    PartScale,
     ScaleGroup,
     ScaleKind,
 )
+from paramgraph.views import get_parameter, set_parameter, take_part
 
 __all__ = ["Symmetry", "draw_symmetry"]
 
@@ -34,13 +38,15 @@ class Symmetry:
     Attributes:
         orders: For each axis group ``[num_copies, size]``; index ``i`` of the result is index
             ``orders[k, i]`` of the input, in copy ``k`` of the group (see ``AxisGroup.given``).
-        factors: For each scale group the factor of each neuron ``[size]``.
+        factors: For each scale group the factor of each neuron ``[size]``; for a group of kind
+            ``PHASE`` the number of half periods.
         axis_groups: The axis groups of the graph, by name.
         parameters: The layouts of the graph.
         neuron_groups: The neuron groups of the graph.
+        scale_groups: The scale groups of the graph, by name.
 
     Example:
-        >>> Symmetry({}, {}, {}, (), ()).apply({})
+        >>> Symmetry({}, {}, {}, (), (), {}).apply({})
         {}
     """
 
@@ -49,6 +55,7 @@ class Symmetry:
     axis_groups: Mapping[str, AxisGroup]
     parameters: Sequence[ParameterLayout]
     neuron_groups: Sequence[NeuronGroup]
+    scale_groups: Mapping[str, ScaleGroup]
 
     def apply(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters of the equivalent network; the given ones are not changed.
@@ -65,26 +72,73 @@ class Symmetry:
         """
         result = dict(state_dict)
         for layout in self.parameters:
-            if layout.name not in state_dict:
-                raise GraphError(
-                    f"cannot apply the symmetry: the state dict has no {layout.name!r}."
-                )
-            tensor = state_dict[layout.name]
+            tensor = get_parameter(state_dict, layout)
             if tuple(tensor.shape) != layout.shape:
                 raise GraphError(
                     f"cannot apply the symmetry: {layout.name!r} has shape {tuple(tensor.shape)}, "
                     f"expected {layout.shape}."
                 )
-            for axis, (factors, scales) in enumerate(zip(layout.axes, layout.scales, strict=True)):
-                index = self._index(factors).to(tensor.device)
-                scale = self._axis_scale(factors, scales, layout.num_scaled[axis])
-                shape = [-1 if i == axis else 1 for i in range(tensor.ndim)]
-                if scale is not None:
-                    tensor = tensor * scale.to(tensor).reshape(shape)
-                tensor = tensor.index_select(axis, index)
-            for name in (layout.name, *layout.aliases):
-                result[name] = tensor
+            set_parameter(result, layout, self._moved(tensor, layout))
         return result
+
+    def _moved(self, tensor: Tensor, layout: ParameterLayout) -> Tensor:
+        """A parameter after scaling and permutation, part by part."""
+        moved = tensor.new_empty(tensor.shape)
+        for part in layout.parts:
+            here = take_part(tensor, part.steps)
+            for scale in part.scales:
+                if scale.group in self.factors:
+                    here = here * self._part_scale(part, scale).to(here)
+            for shift in part.shifts:
+                if shift.group in self.factors:
+                    count = self._on_part(part, shift.group, self.factors[shift.group], shift.axis)
+                    here = here + (shift.amount * count.double()).to(here)
+            # Groups that depend on others are moved first, within the copy the data comes from.
+            axes = [axis for axis, f in enumerate(part.factors) if isinstance(f, str)]
+            for axis in sorted(axes, key=lambda a: -len(self._given(part.factors[a]))):
+                here = self._permuted(here, part, axis)
+            take_part(moved, part.steps).copy_(here)
+        return moved
+
+    def _given(self, factor: Factor) -> tuple[str, ...]:
+        return self.axis_groups[factor].given if isinstance(factor, str) else ()
+
+    def _permuted(self, tensor: Tensor, part: ParameterPart, axis: int) -> Tensor:
+        """One axis of a part in its new order."""
+        name = part.factors[axis]
+        assert isinstance(name, str)
+        group = self.axis_groups[name]
+        if not group.free:
+            return tensor
+        order = self.orders[name].to(tensor.device)
+        if not group.given:
+            return tensor.index_select(axis, order[0])
+        names = [*group.given, name]
+        sizes = [self.axis_groups[n].size for n in names]
+        places = [*(_place_of(part.factors, n, axis) for n in group.given), axis]
+        index = _placed(order.reshape(sizes), places, tensor.ndim).expand(tensor.shape)
+        return tensor.gather(axis, index)
+
+    def _part_scale(self, part: ParameterPart, scale: PartScale) -> Tensor:
+        """Factors of a scale group, along the axes of a part."""
+        factor = self._power(scale.group, scale.exponent)
+        return self._on_part(part, scale.group, factor, scale.axis)
+
+    def _on_part(self, part: ParameterPart, name: str, values: Tensor, axis: int) -> Tensor:
+        """One value per index of a scale group, along the axes of a part."""
+        axes = self.scale_groups[name].axes
+        if not axes:
+            return values.reshape(())
+        sizes = [self.axis_groups[name].size for name in axes]
+        places = [*(_place_of(part.factors, n, axis) for n in axes[:-1]), axis]
+        return _placed(values.reshape(sizes), places, len(part.factors))
+
+    def _power(self, name: str, exponent: Fraction) -> Tensor:
+        """The factor of each neuron, to a power; a shift by half a period flips the sign."""
+        values = self.factors[name]
+        if self.scale_groups[name].kind is ScaleKind.PHASE:
+            return 1.0 - 2.0 * ((values.double() * float(exponent)) % 2)
+        return values ** float(exponent)
 
     def neuron_order(self, group: int) -> Tensor:
         """Neuron ``i`` of the result is neuron ``neuron_order(group)[i]`` of the input."""
@@ -93,7 +147,15 @@ class Symmetry:
     def neuron_scale(self, group: int) -> Tensor:
         """Factor q of each neuron of a group, in the numbering before the permutation."""
         row = self.neuron_groups[group]
-        return self._scale(row.scale_exponents, row.size)
+        sizes = [self.axis_groups[f].size if isinstance(f, str) else f for f in row.axes]
+        scale = torch.ones(sizes, dtype=torch.float64)
+        for name, exponent in row.scale_exponents:
+            if name in self.factors:
+                names = self.scale_groups[name].axes
+                factor = self._power(name, exponent)
+                factor = factor.reshape([self.axis_groups[n].size for n in names])
+                scale = scale * _placed(factor, [row.axes.index(n) for n in names], len(sizes))
+        return scale.reshape(-1)
 
     def _index(self, factors: Sequence[Factor]) -> Tensor:
         """Flat gather index of an axis that is a product of factors."""
@@ -113,23 +175,20 @@ class Symmetry:
             flat = flat * size + moved
         return flat.reshape(-1)
 
-    def _scale(self, exponents: ScaleExponents, size: int) -> Tensor:
-        scale = torch.ones(size, dtype=torch.float64)
-        for name, exponent in exponents:
-            if name in self.factors:
-                scale = scale * self.factors[name] ** float(exponent)
-        return scale
 
-    def _axis_scale(
-        self, factors: Sequence[Factor], exponents: ScaleExponents, num_scaled: int
-    ) -> Tensor | None:
-        if not any(name in self.factors for name, _ in exponents):
-            return None
-        sizes = [self.axis_groups[f].size if isinstance(f, str) else f for f in factors]
-        # Positions (fixed factors) share the scale of their neuron.
-        shape = [s if isinstance(f, str) else 1 for f, s in zip(factors, sizes, strict=True)]
-        scale = self._scale(exponents, num_scaled)
-        return scale.reshape(shape).expand(sizes).reshape(-1)
+def _place_of(factors: Sequence[Factor], name: str, axis: int) -> int:
+    """Where a group stands that another one depends on: nearest before it, else after it."""
+    places = [place for place, factor in enumerate(factors) if factor == name]
+    return max((place for place in places if place < axis), default=places[0])
+
+
+def _placed(tensor: Tensor, places: Sequence[int], rank: int) -> Tensor:
+    """A tensor of ``rank`` axes with the given ones at ``places`` and length 1 elsewhere."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    shape = [1] * rank
+    for axis, place in enumerate(places):
+        shape[place] = tensor.shape[axis]
+    return tensor.permute(order).reshape(shape)
 
 
 def draw_symmetry(
@@ -141,6 +200,7 @@ def draw_symmetry(
     generator: torch.Generator | None = None,
     permute: bool = True,
     scale: bool = False,
+    phase: bool = False,
     scale_range: float = 10.0,
 ) -> Symmetry:
     """Draw a random element of the group.
@@ -153,6 +213,8 @@ def draw_symmetry(
         generator: Source of randomness.
         permute: Draw permutations (the identity otherwise).
         scale: Draw scales and signs (1 otherwise).
+        phase: Draw phase shifts of -2 to 2 half periods (none otherwise). These act on parameters;
+            neurons cannot express them, so that no metanetwork is equivariant to them.
         scale_range: Positive factors are log-uniform in ``[1 / scale_range, scale_range]``.
 
     Returns:
@@ -173,13 +235,18 @@ def draw_symmetry(
                 order[row] = _shuffle(group.size, generator)
         orders[group.name] = order
     factors = {}
-    for scaled in scale_groups if scale else ():
+    for scaled in scale_groups:
+        if not (phase if scaled.kind is ScaleKind.PHASE else scale):
+            continue
         draw = torch.rand(scaled.size, generator=generator, dtype=torch.float64)
-        if scaled.kind is ScaleKind.SIGN:
+        if scaled.kind is ScaleKind.PHASE:
+            factors[scaled.name] = (5 * draw).floor() - 2
+        elif scaled.kind is ScaleKind.SIGN:
             factors[scaled.name] = torch.where(draw < 0.5, -1.0, 1.0).to(torch.float64)
         else:
             factors[scaled.name] = ((2 * draw - 1) * math.log(scale_range)).exp()
-    return Symmetry(orders, factors, by_name, parameters, neuron_groups)
+    scales = {group.name: group for group in scale_groups}
+    return Symmetry(orders, factors, by_name, parameters, neuron_groups, scales)
 
 
 def _shuffle(size: int, generator: torch.Generator | None) -> Tensor:

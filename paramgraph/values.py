@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paramgraph.errors import GraphError
 from paramgraph.structure import EdgeBlock, EntryView, NeuronGroup, NeuronRole, ParameterLayout
+from paramgraph.views import get_parameter, set_parameter, take_part
 
 __all__ = ["NUM_NEURON_CHANNELS", "Values", "read_values", "write_values"]
 
@@ -88,18 +89,19 @@ def read_values(
     stacked = _stack(state_dicts, parameters)
     first = next(iter(stacked.values()))
     num_networks = first.shape[0]
+    layouts = {layout.name: layout for layout in parameters}
     neurons = []
     for group in groups:
         columns = [first.new_zeros(num_networks, group.size)] * NUM_NEURON_CHANNELS
         for feature in group.features:
-            columns[feature.role.channel] = _read(stacked[feature.view.parameter], feature.view)
+            columns[feature.role.channel] = _read(stacked, feature.view, layouts)
         neurons.append(torch.stack(columns, dim=-1))
     values = []
     for block in blocks:
         if block.view is None:
             values.append(first.new_full((num_networks, *block.shape), block.constant))
         else:
-            values.append(_read(stacked[block.view.parameter], block.view))
+            values.append(_read(stacked, block.view, layouts))
     return Values(tuple(values), tuple(neurons))
 
 
@@ -137,25 +139,36 @@ def write_values(
     if tied not in ("mean", "sum"):
         raise GraphError(f"tied must be 'mean' or 'sum', got {tied!r}.")
     _assert_fits(values, groups, blocks)
-    parts: dict[str, list[Tensor]] = {}
-    shapes = {layout.name: layout.shape for layout in parameters}
+    found: dict[tuple[str, int], list[Tensor]] = {}
+    layouts = {layout.name: layout for layout in parameters}
     for group, neuron_values in zip(groups, values.neurons, strict=True):
         for feature in group.features:
             part = neuron_values[..., feature.role.channel]
-            parts.setdefault(feature.view.parameter, []).append(
-                _write(part, feature.view, shapes[feature.view.parameter])
-            )
+            key = (feature.view.parameter, feature.view.part)
+            found.setdefault(key, []).append(_write(part, feature.view, layouts))
     for block, block_values in zip(blocks, values.blocks, strict=True):
         if block.view is not None:
-            parts.setdefault(block.view.parameter, []).append(
-                _write(block_values, block.view, shapes[block.view.parameter])
-            )
+            key = (block.view.parameter, block.view.part)
+            found.setdefault(key, []).append(_write(block_values, block.view, layouts))
     result: dict[str, Tensor] = {}
     for layout in parameters:
-        result[layout.name] = _total(parts[layout.name], is_mean=tied == "mean")
-        for alias in layout.aliases:
-            result[alias] = result[layout.name]
+        parts = [
+            _total(found[layout.name, number], is_mean=tied == "mean")
+            for number in range(len(layout.parts))
+        ]
+        set_parameter(result, layout, _assembled(parts, layout), lead=1)
     return result
+
+
+def _assembled(parts: Sequence[Tensor], layout: ParameterLayout) -> Tensor:
+    """A stacked parameter made of its parts."""
+    num = parts[0].shape[0]
+    if len(parts) == 1:
+        return parts[0].reshape(num, *layout.shape)
+    whole = parts[0].new_zeros(num, *layout.shape)
+    for part, row in zip(parts, layout.parts, strict=True):
+        take_part(whole, row.steps, lead=1).copy_(part)
+    return whole
 
 
 def _stack(
@@ -165,7 +178,7 @@ def _stack(
     if isinstance(state_dicts, Mapping):
         # A stacked tensor has one axis more than its layout, so the two cannot be confused; the
         # first parameter decides, and all others must agree.
-        is_stacked = _tensor(state_dicts, parameters[0]).ndim == len(parameters[0].shape) + 1
+        is_stacked = get_parameter(state_dicts, parameters[0]).ndim == len(parameters[0].shape) + 1
         if is_stacked:
             return _stacked(state_dicts, parameters)
         state_dicts = [state_dicts]
@@ -173,7 +186,7 @@ def _stack(
         raise GraphError("cannot read values: the list of state dicts is empty.")
     stacked: dict[str, Tensor] = {}
     for layout in parameters:
-        tensors = [_tensor(state_dict, layout) for state_dict in state_dicts]
+        tensors = [get_parameter(state_dict, layout) for state_dict in state_dicts]
         for tensor in tensors:
             if tuple(tensor.shape) != layout.shape:
                 raise _wrong_shape(layout, tensor, _text(layout.shape))
@@ -183,7 +196,7 @@ def _stack(
 
 def _stacked(state_dict: StateDict, parameters: Sequence[ParameterLayout]) -> dict[str, Tensor]:
     """Check that every tensor holds the same number of networks."""
-    stacked = {layout.name: _tensor(state_dict, layout) for layout in parameters}
+    stacked = {layout.name: get_parameter(state_dict, layout, lead=1) for layout in parameters}
     num_networks = stacked[parameters[0].name].shape[0]
     if not num_networks:
         raise GraphError("cannot read values: the stacked tensors hold 0 networks.")
@@ -197,17 +210,6 @@ def _stacked(state_dict: StateDict, parameters: Sequence[ParameterLayout]) -> di
                 f"{parameters[0].name!r}, {tensor.shape[0]} in {layout.name!r}."
             )
     return stacked
-
-
-def _tensor(state_dict: StateDict, layout: ParameterLayout) -> Tensor:
-    if layout.name not in state_dict:
-        names = list(state_dict)
-        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-        raise GraphError(
-            f"the state dict has no parameter {layout.name!r} of shape {_text(layout.shape)}, so "
-            f"it belongs to another architecture. It has {len(names)} tensors: {shown or 'none'}."
-        )
-    return state_dict[layout.name]
 
 
 def _wrong_shape(layout: ParameterLayout, tensor: Tensor, expected: str) -> GraphError:
@@ -243,17 +245,23 @@ def _total(parts: Sequence[Tensor], *, is_mean: bool) -> Tensor:
     return total
 
 
-def _read(stacked: Tensor, view: EntryView) -> Tensor:
-    num = stacked.shape[0]
+def _read(
+    stacked: Mapping[str, Tensor], view: EntryView, layouts: Mapping[str, ParameterLayout]
+) -> Tensor:
+    part = layouts[view.parameter].parts[view.part]
+    tensor = take_part(stacked[view.parameter], part.steps, lead=1)
     order = (0, *(axis + 1 for axis in view.order))
-    return stacked.reshape(num, *view.split).permute(order).reshape(num, *view.shape)
+    return tensor.permute(order).reshape(tensor.shape[0], *view.shape)
 
 
-def _write(entries: Tensor, view: EntryView, shape: tuple[int, ...]) -> Tensor:
-    num = entries.shape[0]
-    ordered = tuple(view.split[axis] for axis in view.order)
+def _write(entries: Tensor, view: EntryView, layouts: Mapping[str, ParameterLayout]) -> Tensor:
+    """Entries as the part of the parameter that they were read from."""
+    num, layout = entries.shape[0], layouts[view.parameter]
+    like = torch.empty(layout.shape, device="meta")
+    sizes = take_part(like, layout.parts[view.part].steps).shape
+    ordered = tuple(sizes[axis] for axis in view.order)
     order = (0, *(axis + 1 for axis in view.inverse_order))
-    return entries.reshape(num, *ordered).permute(order).reshape(num, *shape)
+    return entries.reshape(num, *ordered).permute(order)
 
 
 def _text(shape: Sequence[int]) -> str:

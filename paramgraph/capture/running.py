@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from paramgraph.errors import CaptureError
@@ -17,9 +18,12 @@ from paramgraph.errors import CaptureError
 __all__ = [
     "ExampleInputs",
     "detached",
+    "OutputChoice",
+    "chosen_output",
     "evaluation_copy",
     "kept_random_state",
     "output_tensors",
+    "plain_execution",
     "run_network",
 ]
 
@@ -27,8 +31,16 @@ ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
 
 
-def evaluation_copy(network: nn.Module) -> nn.Module:
+OutputChoice = str | int | Callable[[Any], Any] | None
+"""Which outputs count: a key or attribute, a place, or a function of what the network returns."""
+
+
+def evaluation_copy(network: nn.Module, *, share_parameters: bool = False) -> nn.Module:
     """A copy in evaluation mode.
+
+    Args:
+        network: Any module.
+        share_parameters: Let the parameters of the copy use the memory of the original ones.
 
     Raises:
         CaptureError: The network cannot be copied, or has parameters without a shape yet.
@@ -39,20 +51,74 @@ def evaluation_copy(network: nn.Module) -> nn.Module:
                 f"{name!r} of {type(network).__name__} has no shape yet: run the network once "
                 "before capturing it."
             )
+    known: dict[int, Any] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for parameter in network.parameters() if share_parameters else ():
+            shared = nn.Parameter(parameter.detach(), parameter.requires_grad)
+            known[id(parameter)] = shared
+        try:
+            return copy.deepcopy(network, known).eval()
+        except Exception as error:
+            raise CaptureError(
+                f"the network {type(network).__name__} cannot be copied: {type(error).__name__}: "
+                f"{error}. Capture works on a copy; a tensor with a gradient history kept as an "
+                "attribute of a module is the usual cause."
+            ) from error
+
+
+def chosen_output(result: Any, output: OutputChoice) -> Any:
+    """The part of what a network returned that must be preserved.
+
+    By default everything, except where the result has an attribute ``logits`` (as the outputs of
+    ``transformers`` have): then these.
+
+    Raises:
+        CaptureError: The result has no such part.
+    """
+    if callable(output):
+        return output(result)
+    if output is None:
+        logits = getattr(result, "logits", None)
+        return logits if isinstance(logits, Tensor) else result
     try:
-        return copy.deepcopy(network).eval()
-    except Exception as error:
+        if isinstance(output, str) and not isinstance(result, Mapping):
+            return getattr(result, output)
+        return result[output]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        have = list(result) if isinstance(result, Mapping) else type(result).__name__
         raise CaptureError(
-            f"the network {type(network).__name__} cannot be copied: {type(error).__name__}: "
-            f"{error}. Capture works on a copy; a tensor with a gradient history kept as an "
-            "attribute of a module is the usual cause."
+            f"the network returned no output {output!r}; it returned {have}. Name one of these, "
+            "or give a function of the result."
         ) from error
+
+
+@contextlib.contextmanager
+def plain_execution(network: nn.Module) -> Iterator[None]:
+    """Run on reference kernels, whatever the caller's mode, and leave the random state alone."""
+    fast_path, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
+    device = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0)).device
+    kind = device.type if device.type != "meta" else "cpu"
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(kind, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            kept_random_state(network),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch._C._set_mkldnn_enabled(mkldnn)
 
 
 def detached(inputs: Any) -> Any:
     """The same structure with fresh tensors, so that in-place operations stay ours."""
     if isinstance(inputs, Tensor):
-        return inputs.detach().clone()
+        with torch.inference_mode(False), torch.no_grad():
+            return inputs.detach().clone()
     if isinstance(inputs, Mapping):
         return {name: detached(value) for name, value in inputs.items()}
     if isinstance(inputs, tuple | list):
