@@ -241,6 +241,38 @@ def _file(
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
+# How ONNX orders the gates that torch stacks: update, reset, new; input, output, forget, cell.
+GATES = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("kind", GATES)
+def test_recurrent_operator_computes_what_torch_computes(
+    kind: str, direction: str, tmp_path: Path
+) -> None:
+    count = 2 if direction == "bidirectional" else 1
+    layer: Any = getattr(nn, kind)(3, 4, bidirectional=count == 2)
+
+    def ordered(name: str) -> Tensor:
+        gates = getattr(layer, name).detach().reshape(len(GATES[kind]), 4, -1)
+        return gates[GATES[kind]].reshape(len(GATES[kind]) * 4, -1)
+
+    ends = ("_l0", "_l0_reverse")[:count]
+    weight = torch.stack([ordered(f"weight_ih{end}") for end in ends])
+    recurrent = torch.stack([ordered(f"weight_hh{end}") for end in ends])
+    biases = [torch.cat([ordered(f"bias_{x}h{end}") for x in "ih"]).flatten() for end in ends]
+    options = {"hidden_size": 4, "direction": direction}
+    if kind == "GRU":
+        options["linear_before_reset"] = 1
+    node = helper.make_node(kind, ["x", "w", "r", "b"], ["y"], **options)
+    tensors = {"w": weight.numpy(), "r": recurrent.numpy(), "b": torch.stack(biases).numpy()}
+    x = torch.randn(5, 2, 3)
+    found = load_onnx(_file(tmp_path, [node], tensors)).network(x)
+    expected = layer(x.flip(0))[0].flip(0) if direction == "reverse" else layer(x)[0]
+    expected = expected.unflatten(-1, (count, 4)).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+
+
 def test_initializer_used_twice_is_one_parameter(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"]),
