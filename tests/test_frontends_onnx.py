@@ -261,7 +261,7 @@ def test_recurrent_operator_computes_what_torch_computes(
     weight = torch.stack([ordered(f"weight_ih{end}") for end in ends])
     recurrent = torch.stack([ordered(f"weight_hh{end}") for end in ends])
     biases = [torch.cat([ordered(f"bias_{x}h{end}") for x in "ih"]).flatten() for end in ends]
-    options = {"hidden_size": 4, "direction": direction}
+    options: Any = {"hidden_size": 4, "direction": direction}
     if kind == "GRU":
         options["linear_before_reset"] = 1
     node = helper.make_node(kind, ["x", "w", "r", "b"], ["y"], **options)
