@@ -8,6 +8,7 @@ signs). What the equations leave free are the scale groups.
 
 from paramgraph.capture.scales import (  # noqa: F401 - their rules register themselves
     indexing_rules,
+    memory_rules,
     pointwise_rules,
     product_rules,
     reduction_rules,

@@ -51,8 +51,19 @@ class Box:
 
     @cached_property
     def leaves(self) -> tuple[int, ...]:
-        """Which digits are neurons; each of these is an occurrence of an axis group."""
+        """Which digits are neurons."""
         return tuple(i for i, d in enumerate(self.digits) if isinstance(d.factor, Leaf))
+
+    @cached_property
+    def occurrences(self) -> tuple[tuple[int, ...], ...]:
+        """What a factor can be chosen for: each digit of neurons, and each pair of these."""
+        leaves = [self.digits[place].factor for place in self.leaves]
+        wide = [
+            place
+            for place, leaf in zip(self.leaves, leaves, strict=True)
+            if size_of(leaf) > 1 and leaves.count(leaf) == 1
+        ]
+        return (*((place,) for place in self.leaves), *itertools.combinations(wide, 2))
 
 
 @dataclass(eq=False)
@@ -219,7 +230,7 @@ class Meeting:
     Attributes:
         view: Number of a box of the one tensor.
         whole: Number of a box of the other.
-        pairs: Occurrences (places in ``Box.leaves``) that go together.
+        pairs: Occurrences (places in ``Box.occurrences``) that go together.
         view_only: Occurrences of the first that the second lacks.
         whole_only: Occurrences of the second that the first lacks.
     """
@@ -244,6 +255,8 @@ def meetings(
         offset: See above.
     """
     found: list[Meeting] = []
+    if not view.num_entries or not whole.num_entries:
+        return found
     for number, box in enumerate(view.boxes):
         start = offset + sum(c * s for c, s in zip(box.start, strides, strict=True))
         moved = [(d.step * strides[d.axis], d.size) for d in box.digits]
@@ -293,32 +306,31 @@ def _paired(
     other: int,
     digits: tuple[int, ...],
 ) -> Meeting:
-    ours = {place: occurrence for occurrence, place in enumerate(box.leaves)}
     target, flat = whole.boxes[other], whole.flat[other][1]
-    theirs = {place: occurrence for occurrence, place in enumerate(target.leaves)}
-    pairs: list[tuple[int, int]] = []
-    for place, occurrence in ours.items():
+    same: dict[int, int] = {}
+    for place in box.leaves:
         stride, size = moved[place]
         leaf = box.digits[place].factor
+        fits = [p for p in target.leaves if target.digits[p].factor is leaf]
         if size == 1:
             # One index moves nowhere: a single neuron is known by its name alone.
-            mine = [p for p in ours if box.digits[p].factor is leaf]
-            same = [p for p in theirs if target.digits[p].factor is leaf]
-            fits = same if len(mine) == 1 else []
+            if [box.digits[p].factor for p in box.leaves].count(leaf) > 1:
+                fits = []
         else:
-            fits = [
-                p
-                for p in theirs
-                if flat[p] == (stride, size) and target.digits[p].factor is leaf and not digits[p]
-            ]
+            fits = [p for p in fits if flat[p] == (stride, size) and not digits[p]]
         if len(fits) == 1:
-            pairs.append((occurrence, theirs[fits[0]]))
-    left = {a for a, _ in pairs}
-    right = {b for _, b in pairs}
+            same[place] = fits[0]
+    theirs = {tuple(sorted(o)): number for number, o in enumerate(target.occurrences)}
+    pairs: dict[int, int] = {}
+    for occurrence, places in enumerate(box.occurrences):
+        met = theirs.get(tuple(sorted(same.get(place, -1) for place in places)))
+        if met is not None:
+            pairs[occurrence] = met
+    lost = set(theirs.values()).difference(pairs.values())
     return Meeting(
         number,
         other,
-        tuple(pairs),
-        tuple(a for a in ours.values() if a not in left),
-        tuple(b for b in theirs.values() if b not in right),
+        tuple(pairs.items()),
+        tuple(o for o in range(len(box.occurrences)) if o not in pairs),
+        tuple(sorted(lost)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import torch
 
 from paramgraph.capture.axis_rules.registry import operand
 from paramgraph.capture.groups import Groups
-from paramgraph.capture.inference import FACTORIES, Inference
+from paramgraph.capture.inference import Inference
 from paramgraph.capture.scales.boxes import (
     Layout,
     Meeting,
@@ -19,14 +20,14 @@ from paramgraph.capture.scales.boxes import (
     row_major,
 )
 from paramgraph.capture.scales.system import Expression, Number, System
-from paramgraph.capture.tape import TapeEntry, TensorRef
+from paramgraph.capture.tape import FACTORIES, TapeEntry, TensorRef
 from paramgraph.capture.tensor_types import TensorType
 
 __all__ = ["Flow", "Geometry", "Scaled", "Values"]
 
 Values = list[list[Expression] | None]
-"""For each block of a tensor how it scales as a whole and along each occurrence of an axis group;
-``None`` for a block of zeros, which scales in every way."""
+"""For each block of a tensor how it scales as a whole and along each of its occurrences (see
+``Box.occurrences``); ``None`` for a block of zeros, which scales in every way."""
 
 _LARGEST_CONSTANT = 10_000_000  # entries; a larger one is taken not to be zero
 _EMPTY = {f"aten.{n}" for n in ("empty", "empty_like", "new_empty", "empty_strided")}
@@ -143,12 +144,13 @@ class Flow:
         """A constant that is written later: zeros, and memory that holds nothing yet, fit all."""
         layout = self.layout(ref)
         name = entry.operation
-        is_free = name in _EMPTY or "zeros" in name or _all_zero(self.run.tape.tensors.get(ref.number))
+        is_free = name in _EMPTY or "zeros" in name
+        is_free = is_free or _all_zero(self.run.tape.tensors.get(ref.number))
         self.values[ref.number] = [None] * len(layout.boxes) if is_free else self.none(layout)
 
     def none(self, layout: Layout) -> Values:
         """Nothing scales."""
-        return [[{} for _ in range(1 + len(box.leaves))] for box in layout.boxes]
+        return [[{} for _ in range(1 + len(box.occurrences))] for box in layout.boxes]
 
     def read(
         self,
@@ -171,7 +173,8 @@ class Flow:
                 continue
             for occurrence in meeting.whole_only:
                 self.system.demand_none(theirs[1 + occurrence])
-            mine: list[Expression] = [{} for _ in range(1 + len(layout.boxes[meeting.view].leaves))]
+            box = layout.boxes[meeting.view]
+            mine: list[Expression] = [{} for _ in range(1 + len(box.occurrences))]
             mine[0] = theirs[0]
             for a, b in meeting.pairs:
                 mine[1 + a] = theirs[1 + b]
@@ -179,7 +182,7 @@ class Flow:
         return found
 
     def products(self, layout: Layout, *factors: tuple[Scaled, Sequence[int]]) -> Values:
-        """How the products of entries of two tensors scale, each read with its strides.
+        """How the products of entries of several tensors scale, each read with its strides.
 
         What is multiplied with zeros does not count.
         """
@@ -189,10 +192,8 @@ class Flow:
             for meeting in self.geometry.meetings(layout, source.layout, strides, 0)
             if source.values[meeting.whole] is None
         }
-        first, second = (
-            self.read(source, layout, strides, unread=zeros) for source, strides in factors
-        )
-        return self.product(first, second)
+        values = [self.read(source, layout, steps, unread=zeros) for source, steps in factors]
+        return functools.reduce(self.product, values)
 
     def write(
         self, source: Scaled, layout: Layout, strides: Sequence[int], offset: int = 0
@@ -209,9 +210,8 @@ class Flow:
                 continue
             for occurrence in meeting.view_only:
                 self.system.demand_none(mine[1 + occurrence])
-            theirs: list[Expression] = [
-                {} for _ in range(1 + len(layout.boxes[meeting.whole].leaves))
-            ]
+            box = layout.boxes[meeting.whole]
+            theirs: list[Expression] = [{} for _ in range(1 + len(box.occurrences))]
             theirs[0] = mine[0]
             for a, b in meeting.pairs:
                 theirs[1 + b] = mine[1 + a]
@@ -271,24 +271,11 @@ class Flow:
     def forbid_axes(self, scaled: Scaled, axes: set[int]) -> None:
         """A tensor may not scale along some axes."""
         for box, block in zip(scaled.layout.boxes, scaled.values, strict=True):
-            for occurrence, place in enumerate(box.leaves if block is not None else ()):
-                if box.digits[place].axis in axes:
-                    assert block is not None
-                    self.system.demand_none(block[1 + occurrence])
-
-    def without_axes(self, scaled: Scaled, axes: set[int]) -> Values:
-        """How a tensor scales, apart from some axes."""
-        result: Values = []
-        for box, block in zip(scaled.layout.boxes, scaled.values, strict=True):
             if block is None:
-                result.append(None)
                 continue
-            new = list(block)
-            for occurrence, place in enumerate(box.leaves):
-                if box.digits[place].axis in axes:
-                    new[1 + occurrence] = {}
-            result.append(new)
-        return result
+            for places, expression in zip(box.occurrences, block[1:], strict=True):
+                if any(box.digits[place].axis in axes for place in places):
+                    self.system.demand_none(expression)
 
 
 def is_factory(entry: TapeEntry) -> bool:

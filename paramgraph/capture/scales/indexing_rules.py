@@ -12,8 +12,8 @@ import torch
 from paramgraph.capture.axis_rules.registry import operand, output
 from paramgraph.capture.scales.boxes import Layout, MisfitError, row_major
 from paramgraph.capture.scales.flow import Flow, Scaled, Values
-from paramgraph.capture.scales.registry import SCALE_RULES, scale_rule
-from paramgraph.capture.tape import ALIASED, TapeEntry, TensorRef
+from paramgraph.capture.scales.registry import scale_rule
+from paramgraph.capture.tape import TapeEntry, TensorRef
 
 __all__: list[str] = []
 
@@ -175,34 +175,3 @@ def _masked_scatter(flow: Flow, entry: TapeEntry) -> list[Values]:
     places = [None] * (len(source.shape) - 1) + [last if fits else None]
     written = _spread(flow, entry, flow.of(source), layout, places)
     return [flow.equal(flow.onto(flow.of(ref), layout), written)]
-
-
-def _aliased(flow: Flow, entry: TapeEntry) -> list[Values] | None:
-    """Part of a tensor was overwritten: old and new entries scale alike.
-
-    Which part is not asked: each block takes what it has in common with the new entries.
-    """
-    ref, source, out = operand(entry, "self"), operand(entry, "source"), output(entry)
-    layout, new = flow.layout(out), flow.of(source)
-    found = flow.onto(flow.of(ref), layout)
-    for box, block in zip(new.layout.boxes, new.values, strict=True):
-        if block is None:
-            continue
-        written: Values = []
-        used: set[int] = set()
-        for target in layout.boxes:
-            mine = [block[0]]
-            for place in target.leaves:
-                leaf = target.digits[place].factor
-                same = [k for k, p in enumerate(box.leaves) if box.digits[p].factor is leaf]
-                mine.append(block[1 + same[0]] if len(same) == 1 else {})
-                used.update(same if len(same) == 1 else ())
-            written.append(mine)
-        for occurrence in range(len(box.leaves)):
-            if occurrence not in used:
-                flow.system.demand_none(block[1 + occurrence])
-        found = flow.equal(found, written)
-    return [found]
-
-
-SCALE_RULES[ALIASED] = _aliased

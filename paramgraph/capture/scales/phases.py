@@ -104,7 +104,7 @@ def find_phases(
             occurrence = _numbering(layout, number, depends_on)
             if occurrence is not None:
                 chosen[name, number] = occurrence
-    alive, waves = set(chosen), {}
+    alive, waves = set(chosen), dict[PartKey, list[Wave]]()
     for number, geometry in enumerate(geometries):
         _follow_run(_Tracker(number, geometry, alive, waves), layouts)
     phases = [_phase(part, chosen[part], waves.get(part, [])) for part in chosen if part in alive]
@@ -117,7 +117,7 @@ def _follow_run(tracker: _Tracker, layouts: Mapping[str, Layout]) -> None:
         name, number = part
         layout, ref = layouts[name], run.tape.parameters[name]
         blocks = tracker.shifts.setdefault(ref.number, [{} for _ in layout.boxes])
-        occurrences = range(len(layout.boxes[number].leaves))
+        occurrences = range(len(layout.boxes[number].occurrences))
         blocks[number][part] = (1.0, tuple((k, k) for k in occurrences))
     for entry in run.entries:
         _follow(tracker, entry)

@@ -71,14 +71,12 @@ def _wave(flow: Flow, entry: TapeEntry) -> list[Values]:
     return [values]
 
 
-@scale_rule("clone", "detach", "alias", "contiguous", "lift_fresh", "lift_fresh_copy", "real")
+@scale_rule(
+    *("clone", "detach", "alias", "contiguous", "lift_fresh", "lift_fresh_copy", "real", "imag"),
+    *("conj", "_conj", "resolve_conj", "_neg_view", "resolve_neg"),
+)
 def _same(flow: Flow, entry: TapeEntry) -> list[Values]:
     return [flow.onto(flow.argument(entry, *entry.args), flow.layout(output(entry)))]
-
-
-@scale_rule("conj", "_conj", "resolve_conj", "_neg_view", "resolve_neg", "imag")
-def _conjugate(flow: Flow, entry: TapeEntry) -> list[Values]:
-    return _same(flow, entry)
 
 
 @scale_rule("_to_copy", "to", "native_dropout")
@@ -87,7 +85,7 @@ def _converted(flow: Flow, entry: TapeEntry) -> list[Values] | None:
     dtype = flow.run.tape.dtypes[output(entry).number]
     if not (dtype.is_floating_point or dtype.is_complex):
         return None
-    return _same(flow, entry)
+    return [flow.onto(flow.argument(entry, "self", "input"), flow.layout(output(entry)))]
 
 
 def terms(flow: Flow, entry: TapeEntry, *names: str) -> list[Values] | None:
@@ -222,11 +220,6 @@ def _compare(flow: Flow, entry: TapeEntry) -> list[Values]:
             flow.forbid(one)
     flow.equal(*values)
     return []
-
-
-@scale_rule("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or")
-def _logic(flow: Flow, entry: TapeEntry) -> None:
-    return None
 
 
 @scale_rule("copy")

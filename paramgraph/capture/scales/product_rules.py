@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from paramgraph.capture.axes import Axis, leaves
+from paramgraph.capture.axes import Axis, axis_size, leaves
 from paramgraph.capture.axis_rules.registry import operand, output
 from paramgraph.capture.scales.boxes import Layout, MisfitError, layout_of, row_major
 from paramgraph.capture.scales.flow import Flow, Scaled, Values
@@ -94,7 +94,7 @@ def _joined(rows: Axes, columns: Axes, num_lead: int) -> Axes:
     lead: list[Axis] = []
     for axis in range(max(num_lead, 0)):
         both = [rows[axis], columns[axis]] if len(columns) > 2 else [rows[axis]]
-        lead.append(max(both, key=lambda a: any(leaves(a))))
+        lead.append(max(both, key=_says))
     last = columns[-1:] if len(columns) > 1 else ()
     return (*lead, *rows[max(num_lead, 0) :], *last)
 
@@ -102,9 +102,9 @@ def _joined(rows: Axes, columns: Axes, num_lead: int) -> Axes:
 @scale_rule("linear")
 def _linear(flow: Flow, entry: TapeEntry) -> list[Values]:
     source, weight = operand(entry, "input"), operand(entry, "weight")
-    if isinstance(flow.run.type(source), Bundle) or isinstance(flow.run.type(weight), Bundle):
-        raise MisfitError
     rows, kernel = flow.run.type(source), flow.run.type(weight)
+    if isinstance(rows, Bundle) or isinstance(kernel, Bundle):
+        raise MisfitError
     shape = (*source.shape, weight.shape[0])
     layout = flow.geometry.typed(("linear", entry.position), (*rows, kernel[0]), shape)
     first = (flow.of(source), [*row_major(source.shape), 0])
@@ -179,3 +179,55 @@ def _grouped_product(flow: Flow, entry: TapeEntry) -> list[Values]:
     first, second = (flow.of(left), [inner, 1, 0]), (matrix, [0, columns, 1])
     product = Scaled(layout, flow.products(layout, first, second))
     return [flow.write(product, flow.layout(out), [columns, 0, 1])]
+
+
+@scale_rule("_trilinear")
+def _trilinear(flow: Flow, entry: TapeEntry) -> list[Values]:
+    """A sum of products of three tensors, each with axes of length 1 put in."""
+    types: list[Axes] = []
+    factors: list[tuple[Scaled, list[int]]] = []
+    for number in ("1", "2", "3"):
+        ref = operand(entry, f"i{number}")
+        kind = flow.run.type(ref)
+        if isinstance(kind, Bundle):
+            raise MisfitError
+        axes, steps = list(kind), row_major(ref.shape)
+        for place in sorted(entry.args[f"expand{number}"]):
+            axes.insert(place, ())
+            steps.insert(place, 0)
+        types.append(tuple(axes))
+        factors.append((flow.of(ref), steps))
+    product = tuple(max(axes, key=_says) for axes in zip(*types, strict=True))
+    shape = tuple(map(axis_size, product))
+    layout = flow.geometry.typed(("trilinear", entry.position), product, shape)
+    out, summed = output(entry), set(entry.args["sumdim"])
+    kept = iter(row_major(out.shape))
+    steps = [0 if axis in summed else next(kept) for axis in range(len(shape))]
+    products = Scaled(layout, flow.products(layout, *factors))
+    return [flow.write(products, flow.layout(out), steps)]
+
+
+def _says(axis: Axis) -> tuple[bool, int]:
+    return any(leaves(axis)), axis_size(axis)
+
+
+@scale_rule("cdist", "_cdist_forward", "_euclidean_dist")
+def _distances(flow: Flow, entry: TapeEntry) -> list[Values]:
+    """Lengths of differences: signs that both sides share are lost."""
+    left, right, out = operand(entry, "x1"), operand(entry, "x2"), output(entry)
+    rows, columns = flow.run.type(left), flow.run.type(right)
+    if isinstance(rows, Bundle) or isinstance(columns, Bundle):
+        raise MisfitError
+    if left.shape[:-2] != right.shape[:-2]:
+        raise MisfitError
+    lead = tuple(max(axes, key=_says) for axes in zip(rows[:-2], columns[:-2], strict=True))
+    kind = (*lead, rows[-2], columns[-2], max(rows[-1], columns[-1], key=_says))
+    shape = (*left.shape[:-1], right.shape[-2], left.shape[-1])
+    layout = flow.geometry.typed(("distances", entry.position), kind, shape)
+    a, b = row_major(left.shape), row_major(right.shape)
+    first = flow.read(flow.of(left), layout, [*a[:-1], 0, a[-1]])
+    second = flow.read(flow.of(right), layout, [*b[:-2], 0, *b[-2:]])
+    same = Scaled(layout, flow.equal(first, second))
+    if flow.is_sign:
+        return []
+    return [flow.write(same, flow.layout(out), [*row_major(out.shape), 0])]

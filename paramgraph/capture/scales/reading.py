@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from paramgraph.capture.axes import Leaf
 from paramgraph.capture.groups import Groups
-from paramgraph.capture.scales.boxes import Layout, layout_of, row_major
+from paramgraph.capture.scales.boxes import Box, Layout, layout_of, row_major
 from paramgraph.capture.scales.flow import Flow, Geometry, Scaled, Values, is_factory
 from paramgraph.capture.scales.phases import Phase
 from paramgraph.capture.scales.registry import apply_scale_rule
@@ -24,15 +24,15 @@ class Unknown:
     Attributes:
         parameter: Name of a parameter.
         part: Which of its parts.
-        occurrence: Along which of its axis groups; ``None`` for the part as a whole.
-        leaf: That axis group.
+        axes: Along which of its axes; none for the part as a whole.
+        leaves: The axis groups that stand there.
         phase: Set when it counts half periods by which the part, a bias, is shifted.
     """
 
     parameter: str
     part: int
-    occurrence: int | None
-    leaf: Leaf | None
+    axes: tuple[int, ...] = ()
+    leaves: tuple[Leaf, ...] = ()
     phase: Phase | None = None
 
 
@@ -80,6 +80,7 @@ def read_tapes(
     geometries: Sequence[Geometry],
     layouts: dict[str, Layout],
     phases: Sequence[Phase],
+    depends_on: Callable[[Leaf], tuple[Leaf, ...]],
     *,
     is_sign: bool,
 ) -> Reading:
@@ -89,6 +90,7 @@ def read_tapes(
         geometries: Where blocks lie, one per run.
         layouts: Blocks of the parameters.
         phases: Biases that shift sines by half periods; matters to signs.
+        depends_on: The leaves that a leaf depends on.
         is_sign: Which of the two.
     """
     reading = Reading(System(is_sign=is_sign))
@@ -97,13 +99,14 @@ def read_tapes(
     for phase in phases if is_sign else ():
         name, part = phase.part
         box = layouts[name].boxes[part]
-        leaf = box.digits[box.leaves[phase.occurrence]].factor
-        assert isinstance(leaf, Leaf)
-        expression = reading.make(Unknown(name, part, phase.occurrence, leaf, phase))
+        axes = box.occurrences[phase.occurrence]
+        expression = reading.make(Unknown(name, part, axes, _leaves(box, axes), phase))
         for run, wave, block, occurrence in phase.waves:
             known = reading.flows[run].phases.setdefault((wave, block), [])
             known.append((occurrence, expression))
-    parameters = {name: _parameter(reading, name, layout) for name, layout in layouts.items()}
+    parameters = {
+        name: _parameter(reading, name, layout, depends_on) for name, layout in layouts.items()
+    }
     for flow in reading.flows:
         for name, scaled in parameters.items():
             _place(flow, name, scaled)
@@ -111,17 +114,28 @@ def read_tapes(
     return reading
 
 
-def _parameter(reading: Reading, name: str, layout: Layout) -> Scaled:
+def _parameter(
+    reading: Reading,
+    name: str,
+    layout: Layout,
+    depends_on: Callable[[Leaf], tuple[Leaf, ...]],
+) -> Scaled:
     """Unknowns for all parts of a parameter."""
     values: Values = []
     for number, box in enumerate(layout.boxes):
-        block = [reading.make(Unknown(name, number, None, None))]
-        for occurrence, place in enumerate(box.leaves):
-            leaf = box.digits[place].factor
-            assert isinstance(leaf, Leaf)
-            block.append(reading.make(Unknown(name, number, occurrence, leaf)))
+        block: list[Expression] = [reading.make(Unknown(name, number))]
+        for axes in box.occurrences:
+            leaves = _leaves(box, axes)
+            # A group with one it depends on says what the group says by itself.
+            is_new = not any(a in depends_on(b) for a in leaves for b in leaves)
+            block.append(reading.make(Unknown(name, number, axes, leaves)) if is_new else {})
         values.append(block)
     return Scaled(layout, values)
+
+
+def _leaves(box: Box, axes: Sequence[int]) -> tuple[Leaf, ...]:
+    found = (box.digits[axis].factor for axis in axes)
+    return tuple(factor for factor in found if isinstance(factor, Leaf))
 
 
 def _place(flow: Flow, name: str, scaled: Scaled) -> None:

@@ -42,7 +42,7 @@ def apply_scale_rule(flow: Flow, entry: TapeEntry) -> None:
         results = []
         for ref in entry_refs(entry.args):
             flow.forbid(flow.of(ref).values)
-    for number, ref in enumerate(entry.outputs):
-        if ref is not None:
+    for number, out in enumerate(entry.outputs):
+        if out is not None:
             is_said = number < len(results)
-            flow.values[ref.number] = results[number] if is_said else flow.none(flow.layout(ref))
+            flow.values[out.number] = results[number] if is_said else flow.none(flow.layout(out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -89,7 +90,7 @@ class _Found:
     """One solution that becomes a scale group."""
 
     kind: ScaleKind
-    leaf: Leaf | None
+    leaves: tuple[Leaf, ...]
     free: int
     vector: Expression
     reading: Reading
@@ -115,8 +116,8 @@ def find_scales(run: Inference, groups: Groups) -> Scales:
     scales = Scales()
     found: list[_Found] = []
     for is_sign in (False, True):
-        reading = read_tapes(geometries, layouts, phases, is_sign=is_sign)
-        found += _independent(reading, depends_on)
+        reading = read_tapes(geometries, layouts, phases, depends_on, is_sign=is_sign)
+        found += _independent(reading, layouts, depends_on)
         scales._readings.append((reading, {}))
     positions = {name: number for number, name in enumerate(groups.used)}
     kinds = list(ScaleKind)
@@ -134,63 +135,81 @@ def find_scales(run: Inference, groups: Groups) -> Scales:
     return scales
 
 
-def _independent(reading: Reading, depends_on: Dependencies) -> list[_Found]:
+def _independent(
+    reading: Reading, layouts: dict[str, Layout], depends_on: Dependencies
+) -> list[_Found]:
     """A basis of the solutions, without those that are contained in finer ones.
 
     Heads may scale when their dimensions may, each in every head: that is nothing new.
     """
     system, unknowns = reading.system, reading.unknowns
     kind = ScaleKind.SIGN if system.is_sign else ScaleKind.POSITIVE
-    by_leaf: dict[int, list[tuple[int, dict[int, Number]]]] = {}
-    leaf_of: dict[int, Leaf | None] = {}
-    found: list[_Found] = []
+    by_scope: dict[frozenset[int], list[_Found]] = {}
+    result: list[_Found] = []
     for free, vector in system.basis().items():
-        leaf = unknowns[free].leaf
+        leaves = unknowns[free].leaves
         if any(unknowns[u].phase is not None for u in vector):
-            found.append(_Found(ScaleKind.PHASE, leaf, free, vector, reading))
+            result.append(_Found(ScaleKind.PHASE, leaves, free, vector, reading))
             continue
-        leaf_of[id(leaf)] = leaf
-        by_leaf.setdefault(id(leaf), []).append((free, vector))
-    places: dict[tuple[str, int, int], list[int]] = {}
-    for number, u in enumerate(unknowns):
-        if u.phase is None:
-            places.setdefault((u.parameter, u.part, id(u.leaf)), []).append(number)
-    scopes = {key: _scope(leaf, depends_on) for key, leaf in leaf_of.items()}
-    for key, solutions in by_leaf.items():
-        finer = [
-            vector
-            for other, others in by_leaf.items()
-            if scopes[key] < scopes[other]
-            for _, vector in others
-        ]
-        span = Span((_moved(v, unknowns, places, key) for v in finer), is_sign=system.is_sign)
-        found += [
-            _Found(kind, leaf_of[key], free, vector, reading)
-            for free, vector in solutions
-            if span.add(vector)
-        ]
-    return found
+        every = [*leaves, *(other for leaf in leaves for other in depends_on(leaf))]
+        scope = frozenset(id(leaf) for leaf in every if leaf.size > 1)
+        by_scope.setdefault(scope, []).append(_Found(kind, leaves, free, vector, reading))
+    for scope, solutions in by_scope.items():
+        coordinates = _Coordinates(unknowns, layouts, scope)
+        finer = (f for other, others in by_scope.items() if scope < other for f in others)
+        moved = (coordinates.of(solution.vector) for solution in finer)
+        span = Span((vector for vector in moved if vector), is_sign=system.is_sign)
+        # A single neuron tells more than a part as a whole.
+        for solution in sorted(solutions, key=lambda f: not f.leaves):
+            own = coordinates.of(solution.vector)
+            if own is None or span.add(own):
+                result.append(solution)
+    return result
 
 
-def _scope(leaf: Leaf | None, depends_on: Dependencies) -> frozenset[int]:
-    return frozenset() if leaf is None else frozenset({id(leaf), *map(id, depends_on(leaf))})
+@dataclass
+class _Coordinates:
+    """Solutions as functions of the joint index of some axis groups.
 
+    Attributes:
+        unknowns: What the solutions are about.
+        layouts: Blocks of the parameters.
+        scope: The axis groups, by identity.
+    """
 
-def _moved(
-    vector: Expression,
-    unknowns: list[Unknown],
-    places: dict[tuple[str, int, int], list[int]],
-    leaf: int,
-) -> dict[int, Number]:
-    """A solution with one factor per index of a coarser axis group, as a solution of that one."""
-    result: dict[int, Number] = {}
-    for number, exponent in vector.items():
-        unknown = unknowns[number]
-        several = places[unknown.parameter, unknown.part, leaf]
-        # Of several the nearest one before it, as in ``Symmetry``; unknowns count along the axes.
-        place = max((p for p in several if p < number), default=several[0])
-        result[place] = result.get(place, 0) + exponent
-    return {place: exponent for place, exponent in result.items() if exponent}
+    unknowns: list[Unknown]
+    layouts: dict[str, Layout]
+    scope: frozenset[int]
+    numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    def of(self, vector: Expression) -> dict[int, Number] | None:
+        """Exponents of a solution whose factors do not differ within a joint index."""
+        result: dict[int, Number] = {}
+        for number, exponent in vector.items():
+            unknown = self.unknowns[number]
+            places = self._places(unknown)
+            if places is None:
+                return None
+            where = (unknown.parameter, unknown.part, places)
+            place = self.numbers.setdefault(where, len(self.numbers))
+            result[place] = result.get(place, 0) + exponent
+        return {place: exponent for place, exponent in result.items() if exponent}
+
+    def _places(self, unknown: Unknown) -> tuple[int, ...] | None:
+        """The axes of a part that the groups are; of several the nearest, as in ``Symmetry``."""
+        if not self.scope:
+            return ()
+        digits = self.layouts[unknown.parameter].boxes[unknown.part].digits
+        own = {id(leaf): axis for axis, leaf in zip(unknown.axes, unknown.leaves, strict=True)}
+        last = unknown.axes[-1] if unknown.axes else len(digits)
+        found = []
+        for key in sorted(self.scope):
+            axes = [axis for axis, digit in enumerate(digits) if id(digit.factor) == key]
+            if not axes:
+                return None
+            nearest = max((axis for axis in axes if axis < last), default=axes[0])
+            found.append(own.get(key, nearest))
+        return tuple(found)
 
 
 @dataclass
@@ -206,7 +225,7 @@ class _Builder:
 
     def add(self, found: _Found) -> None:
         """A scale group for a solution."""
-        name = self._row(found.kind, found.leaf, found.first.parameter)
+        name, last = self._row(found.kind, found.leaves, found.first.parameter)
         for reading, names in self.scales._readings:
             if reading is found.reading:
                 names[found.free] = name
@@ -216,25 +235,28 @@ class _Builder:
             if unknown.phase is not None:
                 self._shift(part, name, math.pi / unknown.phase.omega, unknown)
                 continue
-            scale = PartScale(name, Fraction(exponent), self._axis(unknown))
+            pairs = zip(unknown.axes, unknown.leaves, strict=True)
+            axis = next((place for place, leaf in pairs if leaf is last), -1)
+            scale = PartScale(name, Fraction(exponent), axis)
             self.scales.parts[part] = (*self.scales.parts.get(part, ()), scale)
 
     def add_period(self, unknown: Unknown, phase: Phase) -> None:
         """Half a period is impossible, a whole one is not."""
-        name = self._row(ScaleKind.PHASE, unknown.leaf, unknown.parameter)
+        name, _ = self._row(ScaleKind.PHASE, unknown.leaves, unknown.parameter)
         self._shift((unknown.parameter, unknown.part), name, 2 * math.pi / phase.omega, unknown)
 
     def _shift(self, part: PartName, name: str, amount: float, unknown: Unknown) -> None:
-        shift = PartShift(name, amount, self._axis(unknown))
+        shift = PartShift(name, amount, unknown.axes[0])
         self.scales.shifts[part] = (*self.scales.shifts.get(part, ()), shift)
 
-    def _axis(self, unknown: Unknown) -> int:
-        if unknown.occurrence is None:
-            return -1
-        return self.layouts[unknown.parameter].boxes[unknown.part].leaves[unknown.occurrence]
-
-    def _row(self, kind: ScaleKind, leaf: Leaf | None, parameter: str) -> str:
-        axes = () if leaf is None else (*self.depends_on(leaf), leaf)
+    def _row(
+        self, kind: ScaleKind, leaves: Sequence[Leaf], parameter: str
+    ) -> tuple[str, Leaf | None]:
+        """A new row of the table: its name, and the axis group that numbers it in the end."""
+        axes: list[Leaf] = []
+        ordered = sorted(leaves, key=lambda leaf: leaf.order)
+        for leaf in ordered:
+            axes += [a for a in (*self.depends_on(leaf), leaf) if a not in axes]
         names = tuple(self.groups.names[id(axis)] for axis in axes)
         base = f"{names[-1] if names else parameter}:{kind.value}"
         name, count = base, 1
@@ -244,4 +266,4 @@ class _Builder:
         self.taken.add(name)
         size = math.prod(axis.size for axis in axes)
         self.rows.append(ScaleGroup(name, size, kind, names))
-        return name
+        return name, ordered[-1] if ordered else None

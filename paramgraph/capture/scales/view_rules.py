@@ -25,20 +25,14 @@ def _reshape(flow: Flow, entry: TapeEntry) -> list[Values]:
     return [flow.read(flow.of(ref), flow.layout(out), row_major(out.shape))]
 
 
-@scale_rule("t", "transpose", "permute", "numpy_T", "movedim", "expand", "select", "slice")
+@scale_rule(
+    *("t", "transpose", "permute", "numpy_T", "movedim", "expand", "select", "slice", "unbind"),
+    *("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"),
+    *("unfold", "diagonal"),
+)
 def _view(flow: Flow, entry: TapeEntry) -> list[Values]:
     """A view; what its strides are is asked of PyTorch."""
     return [_viewed(flow, entry, number) for number in range(len(entry.outputs))]
-
-
-@scale_rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
-def _split(flow: Flow, entry: TapeEntry) -> list[Values]:
-    return _view(flow, entry)
-
-
-@scale_rule("unbind", "unfold", "diagonal")
-def _apart(flow: Flow, entry: TapeEntry) -> list[Values]:
-    return _view(flow, entry)
 
 
 def _viewed(flow: Flow, entry: TapeEntry, number: int) -> Values:
@@ -50,7 +44,7 @@ def _viewed(flow: Flow, entry: TapeEntry, number: int) -> Values:
     view = result if isinstance(result, torch.Tensor) else result[number]
     if view.shape != out.shape:
         raise MisfitError
-    return flow.read(flow.of(ref), flow.layout(out), view.stride(), view.storage_offset())
+    return flow.read(flow.of(ref), flow.layout(out), view.stride(), int(view.storage_offset()))
 
 
 @scale_rule("cat", "concat", "stack")
@@ -156,3 +150,16 @@ def _positions(flow: Flow, entry: TapeEntry) -> list[Values]:
     window = math.prod(out.shape[axis : axis + 1]) // ref.shape[axis]
     return [flow.write(source, layout, [*strides[:axis], window * strides[axis], 0, 0])]
 
+
+
+@scale_rule("channel_shuffle", "native_channel_shuffle")
+def _shuffle(flow: Flow, entry: TapeEntry) -> list[Values]:
+    """Groups of channels, transposed."""
+    ref, out = operand(entry, "self"), output(entry)
+    groups, strides = entry.args["groups"], row_major(ref.shape)
+    inner = ref.shape[1] // groups
+    shape = (ref.shape[0], inner, groups, *ref.shape[2:])
+    steps = [strides[0], strides[1], inner * strides[1], *strides[2:]]
+    key = ("shuffled", entry.position)
+    layout = flow.geometry.made(key, lambda: flow.layout(out).reshaped(shape))
+    return [flow.read(flow.of(ref), layout, steps)]
