@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from paramgraph.capture import capture, verify
+from paramgraph.capture.record import record
+from paramgraph.capture.record import record
 from paramgraph.capture.running import ExampleInputs, evaluation_copy
-from paramgraph.capture.tape import TapeEntry, record
+from paramgraph.capture.tape import TapeEntry
 from paramgraph.errors import CaptureError, GraphError
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import EdgeBlock

@@ -21,6 +21,7 @@ from paramgraph.capture.weave.records import (
     Piece,
     Reduced,
     Strand,
+    identity,
 )
 from paramgraph.structure import EdgeKind, NeuronRole
 
@@ -104,8 +105,7 @@ def _with_bias(
         if isinstance(value, Param) and isinstance(strand, Hidden):
             known = strand.group.features.get(NeuronRole.BIAS)
             pieces = {(p.parameter, p.part) for p in value.pieces}
-            is_stack = len(loom.axis_groups.parameter(value.pieces[0].parameter)[2]) > 1
-            if is_stack and known is not None and {(known.parameter, known.part)} == pieces:
+            if known is not None and {(known.parameter, known.part)} == pieces:
                 strands.append(strand)
                 continue
         if isinstance(value, Param) and isinstance(strand, Hidden) and scale == 1:
@@ -235,7 +235,8 @@ def replace_strand(side: _Side, strand: Strand) -> _Side:
 
 
 def _leaves(loom: Loom, side: _Side) -> list[Leaf]:
-    return loom.present(side.axes)
+    axes = [axis for axis, letter in zip(side.axes, side.letters, strict=True) if letter == "k"]
+    return loom.present(tuple(axes))
 
 
 def _keeps(loom: Loom, value: Hidden, site: tuple[TensorRef, int]) -> bool:
@@ -259,6 +260,11 @@ def _mixture(
     kinds = [EdgeKind.ATTENTION, EdgeKind.ATTENTION]
     if is_score(one) != is_score(two):
         kinds = [EdgeKind.ATTENTION if is_score(v) else EdgeKind.FLOW for v in (one, two)]
+    mixed = loom.mixed.setdefault((entry.position, site[1]), set())
+    pair = (identity(one), identity(two))
+    if before is not None and pair in mixed:
+        return before  # the same neurons at other positions
+    mixed.add(pair)
     values = [(v, k) for v, k in zip((one, two), kinds, strict=True) if not isinstance(v, Constant)]
     if isinstance(before, Hidden):
         values.append((before, EdgeKind.FLOW))
@@ -332,6 +338,9 @@ def _weight(
     if is_stack and key in loom.made:
         # The experts are one group: the weights of all of them stand in one block.
         return Hidden(loom.made[key], owned=False, site=(site[0].number, site[1]))
+    here_key = (entry.position, name, *key[2:])
+    if before is None and here_key in loom.made:
+        return Hidden(loom.made[here_key], site=(site[0].number, site[1]))
     if isinstance(before, Hidden) and before.group.factors == numbers:
         receiver = before.group
     else:
@@ -339,6 +348,7 @@ def _weight(
         receiver = loom.new_group(entry, numbers, name, origin=place_of)
         if isinstance(before, Hidden):
             loom.flow(loom.read(before), receiver)
+    loom.made[here_key] = receiver
     if is_stack:
         loom.made[key] = receiver
     if piece is not None:

@@ -11,7 +11,7 @@ from paramgraph.capture.axes import Leaf, size_of
 from paramgraph.capture.tape import TapeEntry, TensorRef, entry_refs
 from paramgraph.capture.tensor_types import Axes
 from paramgraph.capture.weave.loom import Loom
-from paramgraph.capture.weave.movement import by_likeness
+from paramgraph.capture.weave.movement import along_positions, by_likeness
 from paramgraph.capture.weave.parameters import (
     attach,
     forgotten,
@@ -30,6 +30,7 @@ from paramgraph.capture.weave.records import (
     Piece,
     Reduced,
     Strand,
+    identity,
 )
 from paramgraph.structure import EdgeKind, NeuronRole, NormKind
 
@@ -44,8 +45,28 @@ def elementwise(loom: Loom, entry: TapeEntry) -> None:
         if ref is None:
             continue
         parts = loom.partition(ref)
-        strands = [_one(loom, entry, ref, block) for block in range(len(parts))]
+        strands: list[Strand] = []
+        known: dict[object, Strand] = {}
+        for block in range(len(parts)):
+            # The same neurons at other positions give the same neurons.
+            operands = (_operand(loom, ref, block, arg)[0] for arg in entry_refs(entry.args))
+            key = tuple(map(identity, operands))
+            if key not in known:
+                known[key] = _one(loom, entry, ref, block)
+            strands.append(known[key])
+        if len(strands) > 1 and entry.operation == "aten.add" and _was_one(loom, entry):
+            strands = along_positions(loom, entry, ref, strands)
         loom.strands[ref.number] = tuple(strands)
+
+
+def _was_one(loom: Loom, entry: TapeEntry) -> bool:
+    """Whether a table of positions is added to the same neurons at all positions."""
+    for ref in entry_refs(entry.args):
+        strands = loom.strands.get(ref.number, ())
+        groups = {id(s.group) if isinstance(s, Hidden) else 0 for s in strands}
+        if len(groups) == 1 and 0 not in groups:
+            return True
+    return False
 
 
 def _operand(loom: Loom, ref: TensorRef, block: int, arg: TensorRef) -> tuple[Strand, int]:

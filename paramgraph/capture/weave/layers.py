@@ -28,6 +28,7 @@ from paramgraph.capture.weave.records import (
     Param,
     Reduced,
     Strand,
+    identity,
 )
 from paramgraph.structure import EdgeKind, NeuronKind, NeuronRole, NormKind
 
@@ -56,9 +57,16 @@ def normalisation(loom: Loom, entry: TapeEntry) -> None:
     if kind is NormKind.BATCH and entry.args.get("running_mean") is None:
         kind = NormKind.INSTANCE
     strands = []
+    known: dict[object, Strand] = {}
     for block in range(len(loom.partition(ref))):
         at = by_likeness(loom, ref, block, source)
-        strands.append(_normalised(loom, entry, (ref, block), (source, at), kind))
+        names = ("weight", "bias", "running_mean", "running_var")
+        axes = loom.partition(ref).axes[block]
+        others = [a[1] for name in names if (a := _argument(loom, entry, name, axes)) is not None]
+        key = tuple(map(identity, (loom.strand(source, at), *others)))
+        if key not in known:
+            known[key] = _normalised(loom, entry, (ref, block), (source, at), kind)
+        strands.append(known[key])
     loom.strands[ref.number] = tuple(strands)
     for other in entry.outputs[1:]:
         if other is not None:
@@ -104,7 +112,9 @@ def _normalised(
     elif isinstance(value, Constant):
         return value
     else:
-        value = loom.hidden(value, loom.present(axes), entry)
+        scaled = [a[1] for a in (weight, bias) if a is not None and isinstance(a[1], Param)]
+        wanted = [leaf for p in scaled for piece in p.pieces for leaf in leaves_of(loom, piece)]
+        value = loom.hidden(value, wanted, entry)
         sender = loom.read(value)
         leaves = list(sender.factors)  # type: ignore[arg-type]
     stats = [(role, s[1]) for role, s in statistics if s is not None and isinstance(s[1], Param)]

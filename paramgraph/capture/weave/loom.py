@@ -57,6 +57,7 @@ class Loom:
         self._parameters: dict[str, list[Axes]] = {}
         self._names: set[str] = set()
         self.made: dict[tuple[object, ...], Group] = {}
+        self.mixed: dict[tuple[int, int], set[object]] = {}
         self._inputs: dict[tuple[int, int, int], Group] = {}
         self._adapters: dict[tuple[object, ...], Group] = {}
         self._joined: set[tuple[int, int, EdgeKind]] = set()

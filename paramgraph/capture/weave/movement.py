@@ -15,7 +15,7 @@ from paramgraph.capture.weave.loom import Loom
 from paramgraph.capture.weave.parameters import forgotten, relabelled, spread, stated
 from paramgraph.capture.weave.records import Constant, Hidden, Input, Labels, Param, Piece, Strand
 
-__all__ = ["MOVES", "by_likeness", "move", "moved", "overwritten", "source_of", "united"]
+__all__ = ["MOVES", "along_positions", "by_likeness", "move", "moved", "overwritten", "source_of", "united"]
 
 Place = tuple[int, ...]
 Source = tuple[TensorRef, Place]
@@ -134,7 +134,40 @@ def move(loom: Loom, entry: TapeEntry) -> None:
                 for at in loom.partition(source[0]).find(source[1]):
                     found[source[0].number, at] = (source[0], at)
             strands.append(_merged(loom, entry, ref, block, list(found.values())))
+        if entry.operation == "aten.cat":
+            strands = along_positions(loom, entry, ref, strands)
         loom.strands[ref.number] = tuple(strands)
+
+
+def along_positions(
+    loom: Loom, entry: TapeEntry, ref: TensorRef, strands: list[Strand]
+) -> list[Strand]:
+    """The same neurons at different positions (a token in front of patches) become one group."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    parts = loom.partition(ref)
+    for block, (axes, value) in enumerate(zip(parts.axes, strands, strict=True)):
+        here = loom.distinct(axes)
+        if isinstance(value, Hidden):
+            neurons = [leaf for leaf in here if any(leaf is f for f in value.group.factors)]
+        elif isinstance(value, Param):
+            neurons = [leaf for leaf in here if loom.is_free(leaf)]
+        else:
+            continue
+        # Blocks must differ on axes without neurons only: queries and keys are no positions.
+        places = [
+            index.tobytes()
+            for axis, index in zip(axes, parts.index[block], strict=True)
+            if any(leaf is loom.leaf(f) for leaf in neurons for f in axis)
+        ]
+        key = (*map(id, loom.ordered(neurons)), *places)
+        alike.setdefault(key, []).append(block)
+    for blocks in alike.values():
+        values = {_key(strands[block]): strands[block] for block in blocks}
+        if len(values) > 1:
+            one = united(loom, entry, ref, blocks[0], list(values.values()))
+            for block in blocks:
+                strands[block] = one
+    return strands
 
 
 def _merged(
@@ -164,15 +197,12 @@ def united(
 ) -> Strand:
     """Different values that stand side by side on positions: neurons that depend on all."""
     axes = loom.partition(ref).axes[block]
-    if all(isinstance(value, Param) for value in values):
+    if all(isinstance(value, Param) for value in values) and entry.operation != "aten.cat":
         pieces = dict.fromkeys(p for v in values if isinstance(v, Param) for p in v.pieces)
         return forgotten(Param(tuple(pieces)))
-    here = loom.present(axes)
-    hidden = [
-        loom.hidden(v, here, entry)
-        for v in values
-        if not isinstance(v, Input | Constant)
-    ]
+    known = [f for v in values if isinstance(v, Hidden) for f in v.group.factors]
+    here = loom.neurons_in(axes, known)
+    hidden = [loom.hidden(v, here, entry) for v in values if not isinstance(v, Input | Constant)]
     if not hidden:
         return Input(ref.number, ref.shape)
     known = [f for value in hidden for f in value.group.factors]

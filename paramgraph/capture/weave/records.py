@@ -19,6 +19,7 @@ __all__ = [
     "Piece",
     "Reduced",
     "Strand",
+    "identity",
 ]
 
 Labels = tuple[tuple[tuple[int, ...], ...], ...]
@@ -125,3 +126,12 @@ class Reduced:
 
 
 Strand = Constant | Input | Param | Hidden | Reduced
+
+
+def identity(value: Strand) -> object:
+    """Equal for values that are the same neurons or parameters, wherever they stand."""
+    if isinstance(value, Hidden):
+        return id(value.group), value.chain
+    if isinstance(value, Reduced):
+        return "reduced", id(value.source.group), value.source.chain, value.chain
+    return value

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from paramgraph.capture.axis_rules import reductions as _reductions
+from paramgraph.capture.axis_rules.spatial import SPATIAL
 from paramgraph.capture.groups import Groups
-from paramgraph.capture.inference import FACTORIES, Inference
-from paramgraph.capture.tape import ALIASED, Tape, TapeEntry, entry_refs
+from paramgraph.capture.inference import Inference
+from paramgraph.capture.tape import ALIASED, FACTORIES, Tape, TapeEntry, entry_refs
 from paramgraph.capture.weave.contraction import PRODUCTS, contraction
 from paramgraph.capture.weave.elementwise import elementwise
 from paramgraph.capture.weave.layers import (
@@ -129,7 +129,7 @@ def _apply(loom: Loom, entry: TapeEntry) -> None:
     elif name in ("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax"):
         step = name.removeprefix("_").removeprefix("safe_")
         same_neurons(loom, entry, keeps_bias=False, step=step)
-    elif name in _reductions._SPATIAL:
+    elif name in SPATIAL:
         pads = entry.args.get("padding", 0)
         pads = any(pads) if isinstance(pads, list | tuple) else bool(pads)
         # Zeros at the border enter the average: a bias in front of it is not a bias behind it.
