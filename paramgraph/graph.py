@@ -43,6 +43,7 @@ class ParamGraph:
         unused_parameters: Parameters that do not reach the output; they are no part of the graph.
         constant_parameters: Parameters that do, but are constants (tables that are not trained).
         unknown_operations: Operations without a rule; what they read is not permuted.
+        repairs: What was taken out because it did not hold on the network (``repair``).
         output: Which outputs the symmetries keep, as given to ``capture``.
 
     Example:
@@ -65,6 +66,7 @@ class ParamGraph:
     unused_parameters: tuple[str, ...] = ()
     constant_parameters: tuple[str, ...] = ()
     unknown_operations: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
     output: Any = None
 
     def __post_init__(self) -> None:

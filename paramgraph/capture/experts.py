@@ -85,7 +85,7 @@ def find_stacks(
     leaves = {id(leaf.root()): leaf.root() for _, leaf in choices}
     found: list[Stack] = []
     have = {name for stack in known for name in stack.members}
-    for key, leaf in leaves.items():
+    for leaf in leaves.values():
         readings = [reading for reading, other in choices if other.root() is leaf]
         windows: dict[int, list[tuple[int, int]]] = {}
         for reading in readings:

@@ -86,9 +86,8 @@ class Groups:
             ways: list[tuple[list[Step], list[list[NamedFactor]]]] = [(lead, [])]
             for place in reversed(range(len(axes))):
                 new = self._ways(place, axes[place])
-                ways = [(s + t, [f, *g]) for s, g in ways for t, f in new]
-            # Blocks come with the first axis slowest, as in ``contexts``.
-            ways = _reordered(ways, [len(self._ways(i, a)) for i, a in enumerate(axes)])
+                # Blocks come with the first axis slowest, as in ``contexts``.
+                ways = [(s + t, [f, *g]) for t, f in new for s, g in ways]
             found += [(steps, [f for fs in groups for f in fs]) for steps, groups in ways]
         return [ParameterPart(tuple(steps), tuple(factors)) for steps, factors in found]
 
@@ -105,36 +104,17 @@ class Groups:
             factor, here = factors[offset], place + offset
             if isinstance(factor, Leaf) and factor.pieces is not None:
                 new = []
-                for before, after in ways:
-                    start = 0
-                    for piece in factor.pieces:
-                        size = axis_size(piece)
-                        for inner, names in self._ways(here, piece):
+                start = 0
+                for piece in factor.pieces:
+                    size = axis_size(piece)
+                    for inner, names in self._ways(here, piece):
+                        for before, after in ways:
                             new.append(([*before, Take(here, start, size), *inner], names + after))
-                        start += size
+                    start += size
                 ways = new
             else:
                 ways = [(before, [*self.named((factor,)), *after]) for before, after in ways]
         return ways
-
-
-def _reordered(ways: list, counts: list[int]) -> list:
-    """From last axis slowest (as built) to first axis slowest."""
-    if len([c for c in counts if c > 1]) < 2:
-        return ways
-    result = []
-    total = len(ways)
-    for number in range(total):
-        # digits of ``number`` with the first axis slowest
-        rest, digits = number, []
-        for count in reversed(counts):
-            rest, digit = divmod(rest, count)
-            digits.insert(0, digit)
-        index = 0
-        for digit, count in zip(reversed(digits), reversed(counts), strict=True):
-            index = index * count + digit
-        result.append(ways[index])
-    return result
 
 
 def find_groups(run: Inference) -> Groups:

@@ -17,9 +17,9 @@ from paramgraph.errors import CaptureError
 
 __all__ = [
     "ExampleInputs",
-    "detached",
     "OutputChoice",
     "chosen_output",
+    "detached",
     "evaluation_copy",
     "kept_random_state",
     "output_tensors",

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from paramgraph.capture.axes import Axis, Leaf, axis_size, freeze, has_leaf, resolve, unify
+from paramgraph.capture.axes import Axis, Leaf, axis_size, freeze, has_leaf, resolve
+from paramgraph.capture.unification import unify
 
 __all__ = ["Axes", "Bundle", "TensorType", "collapse", "contexts", "type_shape"]
 

@@ -1,10 +1,19 @@
 """Rules: what each ATen operation does to axes, one small function per family."""
 
-import paramgraph.capture.axis_rules.indexing
-import paramgraph.capture.axis_rules.pointwise
-import paramgraph.capture.axis_rules.products
-import paramgraph.capture.axis_rules.reductions
-import paramgraph.capture.axis_rules.shapes  # noqa: F401  (each registers its rules)
+from paramgraph.capture.axis_rules import (
+    indexing,
+    norms,
+    orderings,
+    pointwise,
+    products,
+    reductions,
+    shapes,
+    spatial,
+    taking,
+)
 from paramgraph.capture.axis_rules.registry import RULES, apply_rule
 
-__all__ = ["RULES", "apply_rule"]
+__all__ = ["FAMILIES", "RULES", "apply_rule"]
+
+FAMILIES = (shapes, taking, pointwise, products, reductions, norms, orderings, indexing, spatial)
+"""The modules that register the rules, in reading order."""

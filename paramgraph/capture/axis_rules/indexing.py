@@ -1,17 +1,20 @@
-"""Rules for reading and writing at indices: what is indexed is ordered, unless the indices are
-themselves indices into that axis (a router's choice of experts).
+"""Rules for reading and writing at indices.
+
+What is indexed is ordered, unless the indices are themselves indices into that axis (a router's
+choice of experts).
 """
 
 from __future__ import annotations
 
 import torch
 
-from paramgraph.capture.axes import Axis, Leaf, Pick, axis_size, freeze, resolve, unify
+from paramgraph.capture.axes import Axis, Leaf, Pick, Wild, axis_size, freeze, resolve
 from paramgraph.capture.axis_rules.registry import broadcast, operand, output, positions, rule
-from paramgraph.capture.axis_rules.shapes import choose
+from paramgraph.capture.axis_rules.taking import choose
 from paramgraph.capture.inference import Inference, where
 from paramgraph.capture.tape import TapeEntry, TensorRef, entry_refs
 from paramgraph.capture.tensor_types import Axes, TensorType
+from paramgraph.capture.unification import unify
 
 __all__: list[str] = []
 
@@ -117,8 +120,6 @@ def _scatter(run: Inference, entry: TapeEntry) -> TensorType:
 def _scatter_choice(run: Inference, entry: TapeEntry, ref: TensorRef, dim: int, leaf: Leaf) -> bool:
     """Like a choice; a constant that is the same along the axis fits every leaf."""
     axes = run.axes(ref, entry)
-    from paramgraph.capture.axes import Wild
-
     factors = resolve(axes[dim])
     if factors and all(isinstance(factor, Wild) for factor in factors):
         size = axis_size(axes[dim])

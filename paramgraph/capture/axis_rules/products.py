@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from paramgraph.capture.axes import (
-    Axis,
-    Leaf,
-    Pick,
-    axis_size,
-    freeze,
-    merged,
-    regroup,
-    resolve,
-    to_positions,
-    unify,
-)
+from paramgraph.capture.axes import Axis, Leaf, Pick, axis_size, freeze, resolve, to_positions
 from paramgraph.capture.axis_rules.registry import broadcast, give_up, operand, output, rule
-from paramgraph.capture.axis_rules.shapes import choose
+from paramgraph.capture.axis_rules.taking import choose, take_ranges
 from paramgraph.capture.inference import Inference, where
+from paramgraph.capture.reshaping import regroup
 from paramgraph.capture.tape import TapeEntry, TensorRef
-from paramgraph.capture.tensor_types import Axes, Bundle, TensorType
+from paramgraph.capture.tensor_types import Axes, Bundle, TensorType, collapse
+from paramgraph.capture.unification import merged, unify
 
 __all__: list[str] = []
 
@@ -83,11 +74,7 @@ def _biased_bundle(
     run: Inference, entry: TapeEntry, kind: Bundle, bias: TensorRef, out: TensorRef
 ) -> TensorType:
     """A bias that is cut like the result."""
-    from paramgraph.capture.axis_rules.shapes import take_ranges
-
     if kind.axis != len(out.shape) - 1 or not bias.shape or bias.shape[-1] != out.shape[-1]:
-        from paramgraph.capture.tensor_types import collapse
-
         plain = collapse(kind, where(entry))
         return broadcast(run, entry, [plain, run.axes(bias, entry)], out.shape)
     bounds = [0]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from paramgraph.capture.axes import Axis, axis_size, freeze, merged
+from paramgraph.capture.axes import Axis, axis_size, freeze
 from paramgraph.capture.inference import Inference, where
 from paramgraph.capture.tape import TapeEntry, TensorRef, entry_refs
 from paramgraph.capture.tensor_types import Axes, Bundle, TensorType
+from paramgraph.capture.unification import merged
 from paramgraph.errors import CaptureError
 
 __all__ = [
@@ -95,12 +96,9 @@ def _freeze_all(run: Inference, entry: TapeEntry) -> None:
                 "neuron symmetries of this step are unknown. Leave out strict=True to treat its "
                 "neurons as fixed, or add a rule (CONTRIBUTING.md, 'Adding an operation')."
             )
-    for ref, kind in zip(
-        [ref for ref in entry.outputs if ref is not None],
-        give_up(run, entry, f"no rule for {where(entry)}"),
-        strict=True,
-    ):
-        run.types[ref.number] = kind
+    outputs = [out for out in entry.outputs if out is not None]
+    kinds = give_up(run, entry, f"no rule for {where(entry)}")
+    run.types.update({out.number: kind for out, kind in zip(outputs, kinds, strict=True)})
 
 
 def give_up(run: Inference, entry: TapeEntry, reason: str) -> list[TensorType]:
