@@ -325,13 +325,20 @@ def _weight(
             senders = own
     if labels is None:
         shared, receivers, senders = (_once(some) for some in (shared, receivers, senders))
+    _with_dependence(loom, shared, receivers, senders)
     flat = entry.args.get("groups", 1) if entry.operation == "aten.convolution" else 1
     for some in (shared, receivers, senders):
         some.sort(key=lambda item: _rank(loom, item[0]))
     wanted = tuple(item[0] for item in (*shared, *senders))
     numbers = tuple(item[0] for item in (*shared, *receivers))
     where = _where(loom, value, weight, contracted)
-    sender = loom.read_as(strand, wanted, entry, where)
+    size = math.prod(leaf.size for leaf in wanted)
+    hidden_away = isinstance(strand, Hidden) and not any(f is leaf for f in known for leaf in here)
+    if isinstance(strand, Hidden) and hidden_away and strand.group.size == size:
+        # Neurons that cannot be permuted, as positions: they are numbered as the weight is.
+        sender = loom.read(strand)
+    else:
+        sender = loom.read_as(strand, wanted, entry, where)
     name = piece.parameter if piece is not None else parameter.pieces[0].parameter
     key = ("stack", name, piece.part if piece is not None else -1, id(sender), *map(id, numbers))
     is_stack = len(loom.axis_groups.parameter(name)[2]) > 1
@@ -357,6 +364,18 @@ def _weight(
         if other is not piece:
             attach(loom, other, sender, receiver, entry)
     return Hidden(receiver, site=(site[0].number, site[1]))
+
+
+def _with_dependence(
+    loom: Loom, shared: list[Any], receivers: list[Any], senders: list[Any]
+) -> None:
+    """Neurons that are permuted per index of others must stand with these on both ends."""
+    names = loom.axis_groups.names
+    for some, others in ((senders, receivers), (receivers, senders)):
+        given = {n for item in (*some, *shared) for n in loom._given[names[id(item[0])]]}
+        for item in [item for item in others if names[id(item[0])] in given]:
+            others.remove(item)
+            shared.append(item)
 
 
 def _once(items: list[Any]) -> list[Any]:

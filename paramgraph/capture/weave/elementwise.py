@@ -10,7 +10,7 @@ from paramgraph.capture.activations import token
 from paramgraph.capture.axes import Leaf, size_of
 from paramgraph.capture.tape import TapeEntry, TensorRef, entry_refs
 from paramgraph.capture.tensor_types import Axes
-from paramgraph.capture.weave.loom import Loom
+from paramgraph.capture.weave.loom import Loom, same_factors
 from paramgraph.capture.weave.movement import along_positions, by_likeness
 from paramgraph.capture.weave.parameters import (
     attach,
@@ -281,15 +281,23 @@ def add(
     return _join(loom, entry, site, left, right, factor)
 
 
-def fits(loom: Loom, group: Group, value: Param, axes: Axes) -> tuple[Piece, list[int]] | None:
+def fits(
+    loom: Loom, group: Group, value: Param, axes: Axes, *, fixed: bool = False
+) -> tuple[Piece, list[int]] | None:
     """A parameter with exactly one value per neuron: its piece, and the axes in their order."""
     if len(value.pieces) != 1 or value.chain:
         return None
-    return fits_piece(loom, group, value.pieces[0])
+    return fits_piece(loom, group, value.pieces[0], fixed=fixed)
 
 
-def fits_piece(loom: Loom, group: Group, piece: Piece) -> tuple[Piece, list[int]] | None:
-    """A part with exactly one value per neuron of a group."""
+def fits_piece(
+    loom: Loom, group: Group, piece: Piece, *, fixed: bool = False
+) -> tuple[Piece, list[int]] | None:
+    """A part with exactly one value per neuron of a group.
+
+    With ``fixed``, any axis that cannot be permuted numbers neurons that cannot be, if it is as
+    long: what meets positions is not known to be the same axis as another one that does.
+    """
     factors = part_axes(loom, piece)
     left = [i for i, f in enumerate(factors) if size_of(f) != 1]  # type: ignore[arg-type]
     ones = [i for i, f in enumerate(factors) if size_of(f) == 1]  # type: ignore[arg-type]
@@ -298,6 +306,8 @@ def fits_piece(loom: Loom, group: Group, piece: Piece) -> tuple[Piece, list[int]
         if size_of(factor) == 1:
             continue
         match = next((i for i in left if loom.leaf(factors[i]) is factor), None)  # type: ignore[arg-type]
+        if match is None and fixed and not (isinstance(factor, Leaf) and loom.is_free(factor)):
+            match = next((i for i in left if size_of(factors[i]) == size_of(factor)), None)  # type: ignore[arg-type]
         if match is None:
             return None
         left.remove(match)
@@ -307,9 +317,11 @@ def fits_piece(loom: Loom, group: Group, piece: Piece) -> tuple[Piece, list[int]
     return piece, [*order, *ones]
 
 
-def add_bias(loom: Loom, group: Group, value: Param, axes: Axes) -> bool:
+def add_bias(
+    loom: Loom, group: Group, value: Param, axes: Axes, *, fixed: bool = False
+) -> bool:
     """Make a parameter the bias of a group; whether that was possible."""
-    found = fits(loom, group, value, axes)
+    found = fits(loom, group, value, axes, fixed=fixed)
     if found is None or NeuronRole.BIAS in group.features:
         return False
     loom.feature(NeuronRole.BIAS, group, *found)
@@ -386,9 +398,7 @@ def _join(
 
 
 def _numbers(group: Group, neurons: Sequence[Leaf]) -> bool:
-    return len(group.factors) == len(neurons) and all(
-        a is b for a, b in zip(group.factors, neurons, strict=True)
-    )
+    return same_factors(group.factors, neurons)
 
 
 def _last_axis(loom: Loom, axes: Axes, neurons: Sequence[Leaf]) -> int:

@@ -127,7 +127,7 @@ def _normalised(
         copy.chain = ()
     for role, parameter in stats:
         piece = parameter.pieces[0]
-        found = fits_piece(loom, replace(sender, factors=tuple(leaves)), piece)
+        found = fits_piece(loom, replace(sender, factors=tuple(leaves)), piece, fixed=True)
         if found is not None:
             loom.feature(role, sender, *found)
     affine = weight[1] if weight is not None else None
@@ -135,7 +135,7 @@ def _normalised(
     plain = Hidden(sender, sender.chain or (), owned=False, site=value.site)
     if isinstance(affine, Param):
         piece = affine.pieces[0]
-        match = fits_piece(loom, replace(sender, factors=tuple(leaves)), piece)
+        match = fits_piece(loom, replace(sender, factors=tuple(leaves)), piece, fixed=True)
         if len(affine.pieces) == 1 and match and not affine.chain:
             group = loom.new_group(entry, leaves, piece.parameter, origin=place)
             shape = (group.size, 1, 1)
@@ -157,7 +157,7 @@ def _normalised(
     if isinstance(result, Hidden):
         result.group.norm = kind
         if bias is not None and isinstance(bias[1], Param):
-            if not add_bias(loom, result.group, bias[1], axes):
+            if not add_bias(loom, result.group, bias[1], axes, fixed=True):
                 result = add(loom, entry, site, (site[0], result, site[1]), bias)  # type: ignore[assignment]
     assert result is not None
     return result
@@ -238,8 +238,8 @@ def _reduced(
         for f in value.group.factors
     )
     if kept:
-        # Sums over positions change what a bias means; means and extremes do not.
-        keeps_bias = name in ("mean", "amax", "amin", "max", "min")
+        # A later bias or skip may not move in front of a sum or a maximum over positions.
+        keeps_bias = name == "mean"
         result = moved(loom, entry, value, source, target)
         assert isinstance(result, Hidden)
         result = result if keeps_bias else replace(result, owned=False)

@@ -26,7 +26,7 @@ from paramgraph.capture.weave.records import (
 )
 from paramgraph.structure import EdgeKind, EntryView, NeuronKind, NeuronRole
 
-__all__ = ["Loom"]
+__all__ = ["Loom", "same_factors"]
 
 _MOST_EDGES = 2**22  # of a block without parameters
 
@@ -180,7 +180,8 @@ class Loom:
             return
         self._joined.add((id(sender), id(receiver), kind))
         blocks = 1
-        for ours, theirs in zip(sender.factors, receiver.factors, strict=False):
+        ends = ([f for f in end.factors if size_of(f) > 1] for end in (sender, receiver))
+        for ours, theirs in zip(*ends, strict=False):
             if ours is not theirs and ours != theirs:
                 break
             blocks *= size_of(ours)
@@ -317,7 +318,7 @@ class Loom:
         if not isinstance(value, Hidden):
             value = self.hidden(value, wanted, entry)
         found = self.read(value)
-        return found if _same(found.factors, wanted) else self._adapter(found, wanted, entry)
+        return found if same_factors(found.factors, wanted) else self._adapter(found, wanted, entry)
 
     def _adapter(self, found: Group, wanted: tuple[Leaf, ...], entry: TapeEntry) -> Group:
         key = (id(found), *map(id, wanted))
@@ -353,9 +354,11 @@ class Loom:
         return Hidden(self._adapters[key], value.chain, owned=False)
 
 
-def _same(first: Sequence[Factor], second: Sequence[Factor]) -> bool:
-    return len(first) == len(second) and all(
-        a is b or (isinstance(a, int) and a == b) for a, b in zip(first, second, strict=True)
+def same_factors(first: Sequence[Factor], second: Sequence[Factor]) -> bool:
+    """Whether two groups are numbered alike; single neurons need no number."""
+    one, two = ([f for f in factors if size_of(f) > 1] for factors in (first, second))
+    return len(one) == len(two) and all(
+        a is b or (isinstance(a, int) and a == b) for a, b in zip(one, two, strict=True)
     )
 
 

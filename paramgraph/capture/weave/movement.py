@@ -230,6 +230,7 @@ def moved(
     if isinstance(value, Hidden):
         name = entry.operation.removeprefix("aten.")
         owned = value.owned and loom.uses.get(source[0].number, 0) <= 1
+        owned = owned and name != "constant_pad_nd"  # zeros get no bias
         is_same = name in SAME and source[0].shape == ref.shape
         return replace(value, owned=owned, site=value.site if is_same else (ref.number, block))
     if isinstance(value, Param):

@@ -133,8 +133,7 @@ def _apply(loom: Loom, entry: TapeEntry) -> None:
         pads = entry.args.get("padding", 0)
         pads = any(pads) if isinstance(pads, list | tuple) else bool(pads)
         # Zeros at the border enter the average: a bias in front of it is not a bias behind it.
-        is_exact = "max" not in name and not ("pool" in name and pads)
-        same_neurons(loom, entry, keeps_bias="max" in name or is_exact)
+        same_neurons(loom, entry, keeps_bias="max" not in name and not ("pool" in name and pads))
     elif name in ("embedding", "index", "index_select", "gather", "take_along_dim"):
         table_lookup(loom, entry)
     elif name in _WRITES or entry.operation == ALIASED:
