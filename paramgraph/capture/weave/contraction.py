@@ -372,7 +372,8 @@ def _with_dependence(
     """Neurons that are permuted per index of others must stand with these on both ends."""
     names = loom.axis_groups.names
     for some, others in ((senders, receivers), (receivers, senders)):
-        given = {n for item in (*some, *shared) for n in loom._given[names[id(item[0])]]}
+        have = {names[id(item[0])] for item in (*some, *shared)}
+        given = {n for item in some for n in loom._given[names[id(item[0])]]} - have
         for item in [item for item in others if names[id(item[0])] in given]:
             others.remove(item)
             shared.append(item)
