@@ -20,7 +20,9 @@ from networks import Wired, randomise, vectors
 from torch import Tensor, nn
 
 import paramgraph as pg
-from paramgraph.capture.axes import Leaf, axis_size, regroup, resolve, unify
+from paramgraph.capture.axes import Leaf, axis_size, resolve
+from paramgraph.capture.reshaping import regroup
+from paramgraph.capture.unification import unify
 
 # ----------------------------------------------------------------------------------- bookkeeping
 

@@ -33,7 +33,7 @@ def test_a_block_that_leads_backward_is_refused(graph: pg.ParamGraph) -> None:
 
 
 def test_a_block_of_an_unknown_parameter_is_refused(graph: pg.ParamGraph) -> None:
-    view = EntryView("other", (5, 3), (0, 1), (1, 5, 3, 1))
+    view = EntryView("other", 0, (0, 1), (1, 5, 3, 1))
     blocks = (replace(graph.blocks[0], view=view), *graph.blocks[1:])
     with pytest.raises(pg.GraphError, match=r"without a layout: \['other'\]"):
         replace(graph, blocks=blocks)
@@ -47,7 +47,7 @@ def test_a_parameter_that_nothing_reads_is_refused(graph: pg.ParamGraph) -> None
 
 
 def test_a_view_that_loses_entries_is_refused(graph: pg.ParamGraph) -> None:
-    view = EntryView("0.bias", (4,), (0,), (4,))
+    view = EntryView("0.bias", 0, (0,), (4,))
     feature = NeuronFeature(NeuronRole.BIAS, view)
     groups = list(graph.neuron_groups)
     groups[1] = replace(groups[1], features=(feature,))

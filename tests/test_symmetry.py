@@ -103,7 +103,7 @@ def test_moving_one_tensor_alone_changes_the_function(hazard: Hazard) -> None:
         if not group.free:
             continue
         others = [replace(row, free=row is group) for row in graph.axis_groups]
-        users = [p for p in graph.parameters if any(group.name in axis for axis in p.axes)]
+        users = [p for p in graph.parameters if group.name in p.groups]
         assert len(users) > 1, f"{group.name!r} stands in one tensor only"
         for layout in users:
             alone = draw_symmetry(others, (), [layout], graph.neuron_groups)
@@ -116,7 +116,11 @@ def test_rescaling_one_tensor_alone_changes_the_function(hazard: Hazard) -> None
     network, graph = hazard.make().double(), captured(hazard.name)
     inputs = as_double(hazard.example_inputs)
     for row in graph.scale_groups:
-        users = [p for p in graph.parameters if any(row.name in dict(e) for e in p.scales)]
+        users = [
+            layout
+            for layout in graph.parameters
+            if any(scale.group == row.name for part in layout.parts for scale in part.scales)
+        ]
         assert users, f"{row.name!r} scales nothing"
         factor = 2.0 + torch.arange(row.size, dtype=torch.float64)
         if row.kind is ScaleKind.SIGN:
@@ -199,7 +203,7 @@ def test_a_dependent_group_moves_within_the_copy_its_data_comes_from() -> None:
     rows = [AxisGroup("outer", 2, free=True), AxisGroup("inner", 3, free=True, given=("outer",))]
     neurons = NeuronGroup("h", 6, NeuronKind.HIDDEN, axes=("outer", "inner"))
     orders = {"outer": torch.tensor([[1, 0]]), "inner": torch.tensor([[0, 1, 2], [2, 0, 1]])}
-    symmetry = Symmetry(orders, {}, {row.name: row for row in rows}, (), (neurons,))
+    symmetry = Symmetry(orders, {}, {row.name: row for row in rows}, (), (neurons,), {})
     # The first three come from copy 1 (neurons 3, 4, 5) in its order 2, 0, 1.
     assert symmetry.neuron_order(0).tolist() == [5, 3, 4, 0, 1, 2]
 
@@ -207,7 +211,7 @@ def test_a_dependent_group_moves_within_the_copy_its_data_comes_from() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("first.weight", None, "cannot apply the symmetry: the state dict has no 'first.weight'"),
+        ("first.weight", None, "the state dict has no parameter 'first.weight'"),
         ("first.weight", (7, 3), r"'first.weight' has shape \(7, 3\), expected \(5, 3\)"),
     ],
 )

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from paramgraph.capture import capture, verify
 from paramgraph.capture.record import record
-from paramgraph.capture.record import record
 from paramgraph.capture.running import ExampleInputs, evaluation_copy
 from paramgraph.capture.tape import TapeEntry
 from paramgraph.errors import CaptureError, GraphError
@@ -40,7 +39,7 @@ def check_graph(
     |---|---|
     | function | a drawn symmetry, scales included, leaves the outputs of the network equal |
     | commute | graph(permuted network) = permuted graph(network) |
-    | complete | each trained scalar stands in the graph, tied ones once, or is listed as unused or constant |
+    | complete | each trained scalar stands in the graph, tied ones once, or is listed as unused |
     | round trip | network to values to network has the same bits |
     | zero weight | weights of 0 keep every neuron, edge and symmetry |
 

@@ -16,6 +16,7 @@ from paramgraph.structure import (
     Factor,
     NeuronFeature,
     NeuronGroup,
+    NeuronRole,
     ParameterLayout,
     ParameterPart,
     ScaleExponents,
@@ -29,13 +30,16 @@ def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
     """Number the groups and write the tables of a graph."""
     groups, depths = _by_depth(loom)
     position = {id(group): number for number, group in enumerate(groups)}
-    kinds = {row.name: row.kind for row in scales.rows} if scales is not None else {}
+    rows = {row.name: row for row in scales.rows} if scales is not None else {}
+    sizes = {row.name: row.size for row in loom.axis_groups.rows}
     neuron_groups = []
     for group, depth in zip(groups, depths, strict=True):
         activation, omega = name_activation(group.chain or ())
-        exponents: ScaleExponents = ()
-        if scales is not None and group.origin is not None:
-            exponents = scales.exponents(*group.origin)
+        axes = _factors(loom, group)
+        exponents = _exponents(group, scales)
+        # Neurons are rescaled as far as their own numbers say by how much.
+        exponents = tuple(pair for pair in exponents if set(rows[pair[0]].axes) <= set(axes))
+        own = {f for f in axes if isinstance(f, str) and sizes[f] > 1}
         neuron_groups.append(
             NeuronGroup(
                 name=group.name,
@@ -45,8 +49,8 @@ def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
                 activation_text=" ".join(group.chain or ()),
                 omega=omega,
                 depth=depth,
-                axes=_factors(loom, group),
-                scale=_kind({kinds[row] for row, _ in exponents}),
+                axes=axes,
+                scale=_kind({rows[n].kind for n, _ in exponents if set(rows[n].axes) >= own}),
                 scale_exponents=exponents,
                 features=tuple(NeuronFeature(r, view) for r, view in group.features.items()),
                 norm=group.norm,
@@ -90,12 +94,27 @@ def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
     )
 
 
+def _exponents(group: Group, scales: Any) -> ScaleExponents:
+    """How neurons scale: like the tensor that they stand for, or like the parameter they are."""
+    if scales is None:
+        return ()
+    if group.origin is not None:
+        return tuple(scales.exponents(*group.origin))
+    view = group.features.get(NeuronRole.BIAS)
+    known = scales.parts.get((view.parameter, view.part), ()) if view is not None else ()
+    return tuple((scale.group, scale.exponent) for scale in known)
+
+
 def _layout(loom: Loom, tape: Tape, name: str, scales: Any) -> ParameterLayout:
     kind, shape, members = loom.axis_groups.parameter(name)
     parts: list[ParameterPart] = loom.axis_groups.parts(kind, shape)
     if scales is not None:
         parts = [
-            replace(part, scales=tuple(scales.parts.get((name, number), ())))
+            replace(
+                part,
+                scales=tuple(scales.parts.get((name, number), ())),
+                shifts=tuple(scales.shifts.get((name, number), ())),
+            )
             for number, part in enumerate(parts)
         ]
     return ParameterLayout(

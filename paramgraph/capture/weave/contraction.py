@@ -113,7 +113,11 @@ def _with_bias(
             if fresh and strand.owned and add_bias(loom, strand.group, value, parts.axes[block]):
                 strands.append(strand)
                 continue
-        left: Operand = (ref, replace(strand, owned=False) if isinstance(strand, Hidden) else strand, block)
+        left: Operand = (
+            ref,
+            replace(strand, owned=False) if isinstance(strand, Hidden) else strand,
+            block,
+        )
         if isinstance(value, Constant) and value.value == 0:
             strands.append(strand)
             continue
@@ -121,7 +125,9 @@ def _with_bias(
     loom.strands[ref.number] = tuple(strands)
 
 
-def _sides(loom: Loom, entry: TapeEntry, ref: TensorRef, letters: str, *, kernel: bool) -> list[_Side]:
+def _sides(
+    loom: Loom, entry: TapeEntry, ref: TensorRef, letters: str, *, kernel: bool
+) -> list[_Side]:
     parts = loom.partition(ref)
     sides = []
     for block, axes in enumerate(parts.axes):
@@ -159,7 +165,10 @@ def _block(
     theirs = _sides(loom, entry, *right, kernel=True)
 
     def at(side: _Side) -> bool:
-        spots = [place.get(letter) if letter.islower() or len(letter) > 1 else None for letter in side.letters]
+        spots = [
+            place.get(letter) if letter.islower() or len(letter) > 1 else None
+            for letter in side.letters
+        ]
         is_conv = entry.operation == "aten.convolution"
         if is_conv and entry.args["groups"] > 1:
             spots = [None] * len(spots)
@@ -167,13 +176,7 @@ def _block(
                 spots[0] = place.get("j")
         return side.block in loom.partition(side.ref).find(spots)
 
-    pairs = [
-        (a, b)
-        for a in ours
-        if at(a)
-        for b in theirs
-        if at(b) and _meet(loom, a, b)
-    ]
+    pairs = [(a, b) for a in ours if at(a) for b in theirs if at(b) and _meet(loom, a, b)]
     result: Strand | None = None
     for a, b in pairs:
         result = _pair(loom, entry, site, a, b, result)
@@ -215,7 +218,9 @@ def _pair(
             return forgotten(Param(tuple(pieces.values())))
     if isinstance(two, Param) and not isinstance(one, Param):
         if not (isinstance(one, Constant) and isinstance(before, Hidden)):
-            return _weight(loom, entry, site, replace_strand(a, one), replace_strand(b, two), before)
+            return _weight(
+                loom, entry, site, replace_strand(a, one), replace_strand(b, two), before
+            )
     if isinstance(one, Param) and not isinstance(two, Param):
         return _weight(loom, entry, site, replace_strand(b, two), replace_strand(a, one), before)
     for value, other, side in ((one, two, a), (two, one, b)):
@@ -359,7 +364,17 @@ def _weight(
     if is_stack:
         loom.made[key] = receiver
     if piece is not None:
-        _add_block(loom, entry, piece, (sender, receiver), (shared, receivers, senders, rest), value, known, flat, contracted)
+        _add_block(
+            loom,
+            entry,
+            piece,
+            (sender, receiver),
+            (shared, receivers, senders, rest),
+            value,
+            known,
+            flat,
+            contracted,
+        )
     for other in parameter.pieces:
         if other is not piece:
             attach(loom, other, sender, receiver, entry)
@@ -398,8 +413,13 @@ def _where(
     axis = axes[-1]
     size = value.ref.shape[axis]
     if value.letters[axis] in weight.letters:
-        index = loom.partition(weight.ref).index[weight.block][weight.letters.index(value.letters[axis])]
-        if len(index) < size and weight.ref.shape[weight.letters.index(value.letters[axis])] == size:
+        index = loom.partition(weight.ref).index[weight.block][
+            weight.letters.index(value.letters[axis])
+        ]
+        if (
+            len(index) < size
+            and weight.ref.shape[weight.letters.index(value.letters[axis])] == size
+        ):
             return axis, int(index[0]), len(index)
     return axis, 0, size
 
@@ -447,4 +467,3 @@ def _add_block(
     kind = EdgeKind.CONV if is_conv else EdgeKind.LINEAR
     shape = (blocks, *num)
     loom.block(piece.parameter, piece.part, kind, ends, order, shape, positions)
-

@@ -123,7 +123,9 @@ def with_step(loom: Loom, value: Hidden, source: TensorRef, site: Site, step: st
 
 def _step(entry: TapeEntry) -> str:
     numbers = [
-        float(v) for v in entry.args.values() if isinstance(v, int | float) and not isinstance(v, bool)
+        float(v)
+        for v in entry.args.values()
+        if isinstance(v, int | float) and not isinstance(v, bool)
     ]
     name = entry.operation.removeprefix("aten.")
     if name in ("masked_fill", "where"):
@@ -235,7 +237,7 @@ def add(
 ) -> Strand:
     """The sum ``left + factor * right``."""
     a, b = left[1], right[1] if right else None
-    for (value, swapped) in ((left, False), (right, True)):
+    for value, swapped in ((left, False), (right, True)):
         if value is None or not isinstance(value[1], Hidden | Reduced):
             continue
         other = a if swapped else b
@@ -259,7 +261,9 @@ def add(
             return _derived(loom, site, [left], "add")
         return _plain(site, [a])
     if isinstance(a, Constant):
-        return _derived(loom, site, [right], "add") if isinstance(b, Param) else _plain(site, [a, b])
+        return (
+            _derived(loom, site, [right], "add") if isinstance(b, Param) else _plain(site, [a, b])
+        )
     if isinstance(a, Param) and isinstance(b, Param):
         if a.is_spread == b.is_spread:
             return _derived(loom, site, [left, right], "add")
@@ -317,9 +321,7 @@ def fits_piece(
     return piece, [*order, *ones]
 
 
-def add_bias(
-    loom: Loom, group: Group, value: Param, axes: Axes, *, fixed: bool = False
-) -> bool:
+def add_bias(loom: Loom, group: Group, value: Param, axes: Axes, *, fixed: bool = False) -> bool:
     """Make a parameter the bias of a group; whether that was possible."""
     found = fits(loom, group, value, axes, fixed=fixed)
     if found is None or NeuronRole.BIAS in group.features:
@@ -387,10 +389,16 @@ def _join(
     if target is None:
         target = loom.new_group(entry, neurons, origin=place)
     for operand, constant in links:
-        sender = loom.read_as(operand[1], neurons, entry, _axis_of(loom, operand, axes, neurons)) if isinstance(operand[1], Input) else loom.read(operand[1])  # type: ignore[arg-type]
+        sender = (
+            loom.read_as(operand[1], neurons, entry, _axis_of(loom, operand, axes, neurons))
+            if isinstance(operand[1], Input)
+            else loom.read(operand[1])
+        )  # type: ignore[arg-type]
         if sender is target:
             continue
-        if sender.size == target.size and (isinstance(operand[1], Input) or _numbers(sender, neurons)):
+        if sender.size == target.size and (
+            isinstance(operand[1], Input) or _numbers(sender, neurons)
+        ):
             loom.skip(sender, target, constant)
         else:
             loom.flow(sender, target)
@@ -411,7 +419,7 @@ def _last_axis(loom: Loom, axes: Axes, neurons: Sequence[Leaf]) -> int:
 
 def _has_neurons(loom: Loom, operand: Operand, axes: Axes, neurons: Sequence[Leaf]) -> bool:
     place, shape = _last_axis(loom, axes, neurons), operand[0].shape
-    return len(shape) >= -place and shape[place] > 1 or all(leaf.size == 1 for leaf in neurons)
+    return (len(shape) >= -place and shape[place] > 1) or all(leaf.size == 1 for leaf in neurons)
 
 
 def _axis_of(
@@ -457,7 +465,9 @@ def multiply(
         if isinstance(value[1], Reduced):
             return replace(value[1], chain=(*value[1].chain, step))
         return with_step(loom, value[1], value[0], site, step)
-    if right is None or isinstance(b, Constant | Input) and isinstance(a, Param | Constant | Input):
+    if right is None or (
+        isinstance(b, Constant | Input) and isinstance(a, Param | Constant | Input)
+    ):
         if isinstance(a, Param) and not isinstance(b, Input):
             return _derived(loom, site, [left], "mul")
         if isinstance(a, Param) and right is not None:
@@ -478,7 +488,7 @@ def multiply(
                 kind = NormKind.LAYER if "centre" in value.chain else NormKind.RMS
                 return _normalised(loom, entry, site, value, kind)
     if not divide or isinstance(b, Param):
-        for value, parameter, source in ((left, b, left[0]), (right, a, right[0])):
+        for value, parameter in ((left, b), (right, a)):
             if isinstance(value[1], Hidden) and isinstance(parameter, Param):
                 found = gain(loom, entry, site, value, parameter)
                 if found is not None:
@@ -491,9 +501,7 @@ def _is_norm(value: Reduced, *, divide: bool) -> bool:
     return divide or any(stem in _INVERSES for stem in stems)
 
 
-def _normalised(
-    loom: Loom, entry: TapeEntry, site: Site, value: Hidden, kind: NormKind
-) -> Hidden:
+def _normalised(loom: Loom, entry: TapeEntry, site: Site, value: Hidden, kind: NormKind) -> Hidden:
     """Neurons divided by a statistic of themselves; a gain that follows takes the place of 1."""
     plain = replace(value, chain=tuple(step for step in value.chain if step != "centre"))
     sender = loom.read(plain)
@@ -526,7 +534,9 @@ def gain(
         if fit and len(links) == 1 and links[0].view is None and not value.group.features:
             _fill(loom, links[0], *fit)
             return replace(value, site=place)
-    piece = main_piece(loom, parameter, ()) if len(parameter.pieces) == 1 else _widest(loom, parameter)
+    piece = (
+        main_piece(loom, parameter, ()) if len(parameter.pieces) == 1 else _widest(loom, parameter)
+    )
     if piece is None or piece.labels is None or not stated(loom, piece):
         return None
     if (piece.parameter, piece.part) in loom.claimed and parameter.chain:

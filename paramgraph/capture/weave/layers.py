@@ -75,7 +75,9 @@ def normalisation(loom: Loom, entry: TapeEntry) -> None:
             loom.strands[other.number] = tuple((*known, Constant())[:1]) * axes
 
 
-def _argument(loom: Loom, entry: TapeEntry, name: str, axes: Sequence[object]) -> tuple[TensorRef, Strand, int] | None:
+def _argument(
+    loom: Loom, entry: TapeEntry, name: str, axes: Sequence[object]
+) -> tuple[TensorRef, Strand, int] | None:
     ref = entry.args.get(name)
     if not isinstance(ref, TensorRef):
         return None
@@ -145,7 +147,11 @@ def _normalised(
             result = Hidden(group, site=place)
         else:
             operand = (source[0], plain, source[1])
-            result = gain(loom, entry, site, operand, affine) if sender.kind is not NeuronKind.INPUT else None
+            result = (
+                gain(loom, entry, site, operand, affine)
+                if sender.kind is not NeuronKind.INPUT
+                else None
+            )
             assert weight is not None
             if result is None:
                 result = multiply(loom, entry, site, operand, weight, None)
@@ -164,7 +170,7 @@ def _normalised(
 
 
 def reduction(loom: Loom, entry: TapeEntry) -> None:
-    """Sums, means and extremes: over positions the neurons stay, over neurons a statistic is left."""
+    """Sums, means, extremes: over positions the neurons stay, over neurons a statistic is left."""
     source = next(iter(entry_refs(entry.args)))
     name = entry.operation.removeprefix("aten.")
     for ref in entry.outputs:
@@ -200,7 +206,13 @@ def _reduced_from(
         return [(loom.strand(source), 0)]
     rank = len(source.shape)
     dims = entry.args.get("dim")
-    dims = list(range(rank)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+    dims = (
+        list(range(rank))
+        if dims is None or dims == []
+        else [dims]
+        if isinstance(dims, int)
+        else dims
+    )
     gone = {dim % rank for dim in dims}
     probe = (loom.partition(ref).probes(block) or [()])[0]
     keep = len(probe) == rank
@@ -298,7 +310,9 @@ def table_lookup(loom: Loom, entry: TapeEntry) -> None:
         if key not in loom._adapters:
             loom._adapters[key] = table(loom, piece, here, entry, rows)
             loom._adapters[key].origin = (ref.number, block)
-        strands.append(Hidden(loom._adapters[key], value.chain, owned=False, site=(ref.number, block)))
+        strands.append(
+            Hidden(loom._adapters[key], value.chain, owned=False, site=(ref.number, block))
+        )
     loom.strands[ref.number] = tuple(strands)
 
 
@@ -319,7 +333,11 @@ def _picked(loom: Loom, value: Param, before: Sequence[object], after: Sequence[
                 row = []
                 for factor in axis:  # type: ignore[attr-defined]
                     match = next(
-                        (k for k in known if k[1] is factor or (k[0] is not None and k[0] is loom.leaf(factor))),
+                        (
+                            k
+                            for k in known
+                            if k[1] is factor or (k[0] is not None and k[0] is loom.leaf(factor))
+                        ),
                         None,
                     )
                     if match is not None:
@@ -406,7 +424,8 @@ def generic(loom: Loom, entry: TapeEntry) -> None:
             source, at, value = next(iter(values.values()))
             alone = len(values) == 1 and isinstance(value, Hidden)
             if alone and all(
-                any(f is leaf for leaf in here) for f in value.group.factors  # type: ignore[union-attr]
+                any(f is leaf for leaf in here)
+                for f in value.group.factors  # type: ignore[union-attr]
             ):
                 assert isinstance(value, Hidden)
                 silent = name in ("index", "embedding", "gather", "index_select", "flip", "roll")
@@ -430,7 +449,9 @@ def generic(loom: Loom, entry: TapeEntry) -> None:
                 strands.append(Param(tuple(pieces.values())))
                 continue
             strands.append(
-                product(loom, entry, (ref, block), [v for _, _, v in values.values()], EdgeKind.FLOW)
+                product(
+                    loom, entry, (ref, block), [v for _, _, v in values.values()], EdgeKind.FLOW
+                )
             )
         loom.strands[ref.number] = tuple(strands)
 

@@ -100,7 +100,7 @@ class Loom:
         return float(flat[0]) if bool((flat == flat[0]).all()) else None
 
     def leaf(self, factor: Factor) -> Leaf | None:
-        """The axis group that a factor stands for, itself or as a choice; ``None`` for positions."""
+        """The axis group a factor stands for, itself or as a choice; ``None`` for positions."""
         if isinstance(factor, Pick):
             inner = resolve((factor.leaf,))
             factor = inner[0] if len(inner) == 1 else factor
@@ -125,7 +125,7 @@ class Loom:
         return tuple(sorted(leaves, key=lambda leaf: self._rank[self.axis_groups.names[id(leaf)]]))
 
     def neurons_in(self, axes: Axes, known: Iterable[Factor]) -> tuple[Leaf, ...]:
-        """Those leaves of a block that are ``known`` to number neurons, with what they depend on."""
+        """Leaves of a block that are ``known`` to number neurons, with what they depend on."""
         here = self.present(axes)
         ids = {id(leaf) for leaf in known if isinstance(leaf, Leaf)}
         names = {name for key in ids for name in self._given.get(self._name_of(key), ())}
@@ -243,9 +243,7 @@ class Loom:
 
     def _copy(self, group: Group, chain: Chain) -> Group:
         """The same neurons once more, under another activation."""
-        copy = replace(
-            group, name=self.unique(group.name), chain=chain, features={}, copies={}, origin=None
-        )
+        copy = replace(group, name=self.unique(group.name), chain=chain, features={}, copies={})
         copy.kind = NeuronKind.HIDDEN
         self.groups.append(copy)
         self.skip(group, copy)

@@ -15,7 +15,16 @@ from paramgraph.capture.weave.loom import Loom
 from paramgraph.capture.weave.parameters import forgotten, relabelled, spread, stated
 from paramgraph.capture.weave.records import Constant, Hidden, Input, Labels, Param, Piece, Strand
 
-__all__ = ["MOVES", "along_positions", "by_likeness", "move", "moved", "overwritten", "source_of", "united"]
+__all__ = [
+    "MOVES",
+    "along_positions",
+    "by_likeness",
+    "move",
+    "moved",
+    "overwritten",
+    "source_of",
+    "united",
+]
 
 Place = tuple[int, ...]
 Source = tuple[TensorRef, Place]

@@ -57,7 +57,11 @@ def relabelled(before: Labels | None, axes: Axes, after: Axes) -> Labels | None:
     """Labels after a reshape: factors keep their order, single indices and copies come and go."""
     if before is None:
         return None
-    pairs = [(f, label) for a, ls in zip(axes, before, strict=True) for f, label in zip(a, ls, strict=True)]
+    pairs = [
+        (f, label)
+        for a, ls in zip(axes, before, strict=True)
+        for f, label in zip(a, ls, strict=True)
+    ]
     waiting = [(f, label) for f, label in pairs if size_of(f) != 1 or label][::-1]
     result: list[tuple[tuple[int, ...], ...]] = []
     for axis in after:
@@ -152,9 +156,7 @@ def table(
     group = loom.new_group(entry, numbers, name)
     shape = (1, group.size, source.size)
     coordinates = grid([size_of(factors[i]) for i in places["positions"]])  # type: ignore[arg-type]
-    loom.block(
-        name, piece.part, EdgeKind.EMBEDDING, (source, group), order, shape, coordinates
-    )
+    loom.block(name, piece.part, EdgeKind.EMBEDDING, (source, group), order, shape, coordinates)
     return group
 
 

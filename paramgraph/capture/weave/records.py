@@ -84,7 +84,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a parameter; ``labels`` is ``None`` when it is not clear how the part lies there."""
+    """A part of a parameter; without ``labels`` it is not known how the part lies there."""
 
     parameter: str
     part: int

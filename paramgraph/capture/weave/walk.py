@@ -93,7 +93,8 @@ def _repeat(loom: Loom, entry: TapeEntry, first: TapeEntry) -> bool:
     for ref, old in zip(outs, olds, strict=True):
         # Nothing may join a group that others read already.
         loom.strands[ref.number] = tuple(
-            replace(s, owned=False) if isinstance(s, Hidden) else s for s in loom.strands[old.number]
+            replace(s, owned=False) if isinstance(s, Hidden) else s
+            for s in loom.strands[old.number]
         )
     return True
 
