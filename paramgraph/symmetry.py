@@ -25,6 +25,7 @@ from paramgraph.structure import (
     PartScale,
     ScaleGroup,
     ScaleKind,
+    Split,
 )
 from paramgraph.views import get_parameter, set_parameter, take_part
 
@@ -115,7 +116,7 @@ class Symmetry:
             return tensor.index_select(axis, order[0])
         names = [*group.given, name]
         sizes = [self.axis_groups[n].size for n in names]
-        places = [*(_place_of(part.factors, n, axis) for n in group.given), axis]
+        places = [*(_place_of(part, n, axis) for n in group.given), axis]
         index = _placed(order.reshape(sizes), places, tensor.ndim).expand(tensor.shape)
         return tensor.gather(axis, index)
 
@@ -130,7 +131,7 @@ class Symmetry:
         if not axes:
             return values.reshape(())
         sizes = [self.axis_groups[name].size for name in axes]
-        places = [*(_place_of(part.factors, n, axis) for n in axes[:-1]), axis]
+        places = [*(_place_of(part, n, axis) for n in axes[:-1]), axis]
         return _placed(values.reshape(sizes), places, len(part.factors))
 
     def _power(self, name: str, exponent: Fraction) -> Tensor:
@@ -176,10 +177,27 @@ class Symmetry:
         return flat.reshape(-1)
 
 
-def _place_of(factors: Sequence[Factor], name: str, axis: int) -> int:
-    """Where a group stands that another one depends on: nearest before it, else after it."""
-    places = [place for place, factor in enumerate(factors) if factor == name]
-    return max((place for place in places if place < axis), default=places[0])
+def _place_of(part: ParameterPart, name: str, axis: int) -> int:
+    """Which axis of a part is the group that another one, on ``axis``, depends on.
+
+    Of several the one that stands on the same axis of the parameter.
+    """
+    places = [place for place, factor in enumerate(part.factors) if factor == name]
+    if len(places) == 1:
+        return places[0]
+    origin = _origins(part)
+    same = [place for place in places if origin[place] == origin[axis]]
+    return same[0] if same else max((p for p in places if p < axis), default=places[0])
+
+
+def _origins(part: ParameterPart) -> list[int]:
+    """For each axis of a part the axis of the parameter that it was."""
+    splits = [step for step in part.steps if isinstance(step, Split)]
+    rank = len(part.factors) - sum(len(step.sizes) - 1 for step in splits)
+    origin = list(range(rank))
+    for step in splits:
+        origin[step.axis : step.axis + 1] = [origin[step.axis]] * len(step.sizes)
+    return origin
 
 
 def _placed(tensor: Tensor, places: Sequence[int], rank: int) -> Tensor:

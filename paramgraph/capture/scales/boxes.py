@@ -107,6 +107,18 @@ class Layout:
             boxes.append(Box(tuple(coordinates), tuple(digits)))
         return Layout(tuple(shape), boxes)
 
+    def along(self, kept: Sequence[int]) -> Layout:
+        """The same blocks seen along some axes only."""
+        new = {axis: place for place, axis in enumerate(kept)}
+        boxes = [
+            Box(
+                tuple(box.start[axis] for axis in kept),
+                tuple(d._replace(axis=new[d.axis]) for d in box.digits if d.axis in new),
+            )
+            for box in self.boxes
+        ]
+        return Layout(tuple(self.shape[axis] for axis in kept), list(dict.fromkeys(boxes)))
+
     def find(self, entry: int) -> tuple[int, tuple[int, ...]] | None:
         """The box that an entry (by its number in row-major order) lies in, and its digits."""
         for number in range(len(self.boxes)):

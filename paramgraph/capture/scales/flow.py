@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from paramgraph.capture.axes import Leaf
 from paramgraph.capture.axis_rules.registry import operand
 from paramgraph.capture.groups import Groups
 from paramgraph.capture.inference import Inference
@@ -94,6 +95,7 @@ class Flow:
     Attributes:
         geometry: Where blocks lie.
         system: The equations.
+        depends_on: The leaves that a leaf depends on: its factors may differ along these, too.
         values: How each tensor scales, by its number.
         phases: Unknowns of sines whose sign follows from a shift: by tensor and block, the
             occurrence and its unknown (see ``phases``).
@@ -101,6 +103,7 @@ class Flow:
 
     geometry: Geometry
     system: System
+    depends_on: Callable[[Leaf], tuple[Leaf, ...]]
     values: dict[int, Values] = field(default_factory=dict)
     phases: dict[tuple[int, int], list[tuple[int, Expression]]] = field(default_factory=dict)
 
@@ -268,13 +271,19 @@ class Flow:
             for expression in block or ():
                 self.system.demand_none(expression)
 
-    def forbid_axes(self, scaled: Scaled, axes: set[int]) -> None:
-        """A tensor may not scale along some axes."""
+    def alike(self, scaled: Scaled, axes: set[int]) -> None:
+        """All entries along some axes must scale alike, as for a sum over these."""
+        shape = scaled.layout.shape
+        kept = [axis for axis in range(len(shape)) if axis not in axes]
+        steps = dict(zip(kept, row_major([shape[axis] for axis in kept]), strict=True))
+        key = ("along", scaled.layout, tuple(kept))
+        layout = self.geometry.made(key, lambda: scaled.layout.along(kept))
+        self.write(scaled, layout, [steps.get(axis, 0) for axis in range(len(shape))])
         for box, block in zip(scaled.layout.boxes, scaled.values, strict=True):
-            if block is None:
-                continue
-            for places, expression in zip(box.occurrences, block[1:], strict=True):
-                if any(box.digits[place].axis in axes for place in places):
+            lost = [d.factor for d in box.digits if d.axis in axes]
+            for places, expression in zip(box.occurrences, (block or [])[1:], strict=False):
+                leaves = [f for p in places if isinstance(f := box.digits[p].factor, Leaf)]
+                if any(other in lost for leaf in leaves for other in self.depends_on(leaf)):
                     self.system.demand_none(expression)
 
 

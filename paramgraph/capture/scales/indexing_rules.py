@@ -37,7 +37,7 @@ def _spread(
     shape = [layout.shape[place] for place in kept]
     # First without the indexed axes of the result: what stands along them has no order.
     key = ("spread", entry.position, tuple(places), layout.shape)
-    middle = flow.geometry.made(key, lambda: _crossed(layout, kept))
+    middle = flow.geometry.made(key, lambda: layout.along(kept))
     steps = iter(row_major(shape))
     writing = [0 if place is None else next(steps) for place in places]
     if any(
@@ -48,21 +48,6 @@ def _spread(
     inner = Scaled(middle, flow.write(source, middle, writing))
     back = dict(zip(kept, row_major(shape), strict=True))
     return flow.read(inner, layout, [back.get(axis, 0) for axis in range(len(strides))])
-
-
-def _crossed(layout: Layout, kept: Sequence[int]) -> Layout:
-    """The blocks of a tensor seen along some of its axes only."""
-    from paramgraph.capture.scales.boxes import Box
-
-    new = {axis: place for place, axis in enumerate(kept)}
-    boxes = [
-        Box(
-            tuple(box.start[axis] for axis in kept),
-            tuple(d._replace(axis=new[d.axis]) for d in box.digits if d.axis in new),
-        )
-        for box in layout.boxes
-    ]
-    return Layout(tuple(layout.shape[axis] for axis in kept), list(dict.fromkeys(boxes)))
 
 
 @scale_rule("embedding", "index_select")

@@ -60,7 +60,7 @@ class _Tracker:
 
     def kill(self, ref: TensorRef) -> None:
         for block in self.shifts.get(ref.number, ()):
-            self.alive -= block.keys()
+            self.alive.difference_update(block)
 
     def carry(self, ref: TensorRef, out: TensorRef, strides: list[int], times: float) -> None:
         """The output changes by ``times`` what a term changes."""

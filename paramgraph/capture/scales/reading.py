@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from paramgraph.capture.axes import Leaf
+from paramgraph.capture.axes import Leaf, axis_size
 from paramgraph.capture.groups import Groups
 from paramgraph.capture.scales.boxes import Box, Layout, layout_of, row_major
 from paramgraph.capture.scales.flow import Flow, Geometry, Scaled, Values, is_factory
@@ -66,8 +66,10 @@ def parameter_layouts(groups: Groups) -> dict[str, Layout]:
 
 
 def live_layouts(geometry: Geometry) -> Iterator[Layout]:
-    """Blocks of all tensors of a run that reach the outputs."""
+    """Blocks of all tensors of a run that reach the outputs, and of statistics of normalisations."""
     run = geometry.run
+    for axes in run.reduced:
+        yield layout_of(geometry.groups, axes, [axis_size(axis) for axis in axes])
     refs: list[TensorRef] = [ref for ref in run.tape.outputs]
     for entry in run.entries:
         refs += entry_refs(entry.args)
@@ -94,7 +96,7 @@ def read_tapes(
         is_sign: Which of the two.
     """
     reading = Reading(System(is_sign=is_sign))
-    reading.flows = [Flow(geometry, reading.system) for geometry in geometries]
+    reading.flows = [Flow(geometry, reading.system, depends_on) for geometry in geometries]
     # Older unknowns stay free: phases first, then parameters from the first one on.
     for phase in phases if is_sign else ():
         name, part = phase.part

@@ -153,7 +153,7 @@ def _layer_norm(flow: Flow, entry: TapeEntry) -> list[Values]:
     is_centred = "layer_norm" in entry.operation
     if flow.is_sign:
         if is_centred:
-            flow.forbid_axes(source, axes)
+            flow.alike(source, axes)
         values = flow.onto(source, flow.layout(output(entry)))
     else:
         flow.forbid(source.values)
@@ -171,7 +171,7 @@ def _group_norm(flow: Flow, entry: TapeEntry) -> list[Values]:
         shape = (ref.shape[0], groups, ref.shape[1] // groups, *ref.shape[2:])
         key = ("group norm", entry.position)
         grouped = flow.geometry.made(key, lambda: source.layout.reshaped(shape))
-        flow.forbid_axes(Scaled(grouped, source.values), set(range(2, len(shape))))
+        flow.alike(Scaled(grouped, source.values), set(range(2, len(shape))))
         values = flow.onto(source, layout)
     else:
         flow.forbid(source.values)
@@ -192,7 +192,7 @@ def _batch_norm(flow: Flow, entry: TapeEntry) -> list[Values]:
     if not flow.is_sign:
         flow.forbid(source.values)
     elif not isinstance(mean, TensorRef):
-        flow.forbid_axes(source, set(range(len(ref.shape))) - {1})
+        flow.alike(source, set(range(len(ref.shape))) - {1})
     values = flow.onto(source, layout)
     if isinstance(mean, TensorRef):
         values = flow.equal(values, flow.read(flow.of(mean), layout, strides))
@@ -210,6 +210,6 @@ def _weight_norm(flow: Flow, entry: TapeEntry) -> list[Values]:
     lengths = flow.onto(length, layout)
     if flow.is_sign:
         return [flow.product(flow.onto(direction, layout), lengths)]
-    flow.forbid_axes(direction, axes)
+    flow.alike(direction, axes)
     return [lengths]
 

@@ -196,19 +196,20 @@ class _Coordinates:
         return {place: exponent for place, exponent in result.items() if exponent}
 
     def _places(self, unknown: Unknown) -> tuple[int, ...] | None:
-        """The axes of a part that the groups are; of several the nearest, as in ``Symmetry``."""
+        """The axes of a part that the groups are."""
         if not self.scope:
             return ()
         digits = self.layouts[unknown.parameter].boxes[unknown.part].digits
         own = {id(leaf): axis for axis, leaf in zip(unknown.axes, unknown.leaves, strict=True)}
-        last = unknown.axes[-1] if unknown.axes else len(digits)
+        origins = {digits[axis].axis for axis in unknown.axes}
         found = []
         for key in sorted(self.scope):
             axes = [axis for axis, digit in enumerate(digits) if id(digit.factor) == key]
             if not axes:
                 return None
-            nearest = max((axis for axis in axes if axis < last), default=axes[0])
-            found.append(own.get(key, nearest))
+            # Of several the one on the same axis of the parameter, as in ``Symmetry``.
+            beside = [axis for axis in axes if digits[axis].axis in origins]
+            found.append(own.get(key, (beside or axes)[0]))
         return tuple(found)
 
 
