@@ -70,15 +70,18 @@ def live_entries(tape: Tape, readings: Sequence[Reading]) -> list[TapeEntry]:
     """The operations that the outputs depend on, in order, with the readings that chose them."""
     needed = {ref.number for ref in tape.outputs}
     parameters = {tape.parameters[name].number for name in tape.leafy}
+    depends = set(parameters)
+    for entry in tape.entries:
+        if not depends.isdisjoint(ref.number for ref in entry_refs(entry.args)):
+            depends.update(ref.number for ref in entry.outputs if ref is not None)
     live: list[TapeEntry] = []
     for entry in reversed(tape.entries):
-        is_needed = any(ref is not None and ref.number in needed for ref in entry.outputs)
-        if entry.operation == "aten._local_scalar_dense":
-            is_needed = bool({ref.number for ref in entry_refs(entry.args)} & needed)
-        if not is_needed:
+        refs = {ref.number for ref in entry_refs(entry.args)}
+        # A number that leaves the tape may decide anything, so what it is read from counts.
+        is_read = None in entry.outputs and not refs.isdisjoint(depends)
+        if not is_read and not any(ref and ref.number in needed for ref in entry.outputs):
             continue
         live.append(entry)
-        refs = {ref.number for ref in entry_refs(entry.args)}
         needed |= refs
         if (reading := choosing_reading(readings, entry)) is not None:
             needed.add(reading.ref.number)

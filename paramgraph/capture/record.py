@@ -74,7 +74,8 @@ def _record(
         raise CaptureError("example_inputs hold no tensor: capture needs something to run on.")
     try:
         with plain_execution(network), recorder:
-            result = run_network(network, inputs)
+            # The choice may compute (``lambda result: result[:, 0]``), so it is recorded too.
+            result = chosen_output(run_network(network, inputs), output)
     except (CaptureError, WroteParameterError):
         raise
     except Exception as error:
@@ -83,7 +84,7 @@ def _record(
             f"the network {type(network).__name__} failed on the example inputs (shapes {shapes}) "
             f"in module {recorder.modules[-1] or 'top level'!r}: {type(error).__name__}: {error}"
         ) from error
-    outputs = output_tensors(chosen_output(result, output))
+    outputs = output_tensors(result)
     if not outputs:
         raise CaptureError(f"the network {type(network).__name__} returned no tensor.")
     tape.outputs = [recorder.reference(tensor) for tensor in outputs]
@@ -94,17 +95,21 @@ def _record(
 def _define_state(tape: Tape, recorder: Recorder, network: nn.Module, is_shared: bool) -> None:
     """References of all parameters and buffers, tied ones once."""
     stored = network.state_dict().keys()
-    seen: dict[int, str] = {}
+    seen: dict[object, str] = {}
     named: list[tuple[str, Tensor, bool]]
     named = [(n, p, False) for n, p in network.named_parameters(remove_duplicate=False)]
     named += [(n, b, True) for n, b in network.named_buffers(remove_duplicate=False)]
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     for name, tensor, is_buffer in named:
-        if id(tensor) in seen:
-            first = seen[id(tensor)]
+        # Tied are the same object, or two that are the same piece of memory.
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        has_memory = tensor.data_ptr() != 0
+        first = seen.get(id(tensor)) or (seen.get(place) if has_memory else None)
+        if first is not None:
             tape.aliases[first] = (*tape.aliases.get(first, ()), name)
+            seen[id(tensor)] = first
             continue
-        seen[id(tensor)] = name
+        seen[id(tensor)] = seen[place] = name
         tape.parameters[name] = recorder.define(tensor, is_constant=is_buffer)
         if is_shared and not is_buffer:
             recorder.shared.add(tensor.untyped_storage()._cdata)

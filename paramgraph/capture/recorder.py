@@ -51,6 +51,12 @@ class Recorder(TorchDispatchMode):
     def reference(self, tensor: Tensor) -> TensorRef:
         """The reference of a tensor; one never seen before is a constant."""
         known = self.refs.get(id(tensor))
+        if known is not None and self._has_moved(tensor, known):
+            raise CaptureError(
+                f"module {self.modules[-1] or 'top level'!r} gave a tensor of shape "
+                f"{tuple(tensor.shape)} other memory while it ran (x.data = ...), which is not "
+                "recorded. What it depends on is unknown: compute a new tensor instead."
+            )
         if known is None and (same := self._same_view(tensor)) is not None:
             known = self.define(tensor, is_constant=same.number not in self.depends)
             self._append(TapeEntry("aten.alias", {"self": same}, (known,), self.modules[-1], False))
@@ -98,6 +104,11 @@ class Recorder(TorchDispatchMode):
                     del self.storages[address]
 
         return forget
+
+    def _has_moved(self, tensor: Tensor, known: TensorRef) -> bool:
+        """Whether a tensor lies in other memory than when it was recorded."""
+        memory = self.storages.get(tensor.untyped_storage()._cdata)
+        return memory is None or memory.number != self.tape.storages[known.number]
 
     def _same_view(self, tensor: Tensor) -> TensorRef | None:
         """A recorded tensor of which this is the same view, wrapped anew (``nn.Parameter(x)``)."""
@@ -159,14 +170,20 @@ class Recorder(TorchDispatchMode):
             elif argument.has_default_value():
                 named[argument.name] = argument.default_value
         recorded = {name: self._freeze(value) for name, value in named.items()}
-        for argument in schema.arguments:
-            value = named.get(argument.name)
-            if argument.is_write and isinstance(value, Tensor):
-                if value.untyped_storage()._cdata in self.shared:
-                    raise WroteParameterError
-                self._keep_old_values(value)
+        changed = [
+            leaf
+            for argument in schema.arguments
+            if argument.is_write
+            for leaf in tree_leaves(named.get(argument.name))
+            if isinstance(leaf, Tensor)
+        ]
+        for tensor in changed:
+            if tensor.untyped_storage()._cdata in self.shared:
+                raise WroteParameterError
+            self._keep_old_values(tensor)
         result = func(*args, **(kwargs or {}))
-        outs = [leaf for leaf in tree_leaves(result) if leaf is not None]
+        # Some operations return nothing and only write (``_foreach_mul_``).
+        outs = [leaf for leaf in tree_leaves(result) if leaf is not None] or changed
         name = func.overloadpacket._qualified_op_name.replace("::", ".")
         if name.endswith("_") and not name.endswith("__"):
             name = name[:-1]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,6 +27,7 @@ __all__ = [
     "kept_random_state",
     "output_tensors",
     "plain_execution",
+    "rebuilt",
     "run_network",
 ]
 
@@ -54,16 +58,24 @@ def evaluation_copy(network: nn.Module, *, share_parameters: bool = False) -> nn
     known: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
         for parameter in network.parameters() if share_parameters else ():
-            shared = nn.Parameter(parameter.detach(), parameter.requires_grad)
-            known[id(parameter)] = shared
+            # A parameter made in inference mode can get no gradient outside of it.
+            if not parameter.is_inference():
+                known[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
+        for module in network.modules():
+            for value in vars(module).values():
+                # What a hook (weight_norm) or a cache computed, which has a gradient history.
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    known[id(value)] = value.detach().clone()
         try:
-            return copy.deepcopy(network, known).eval()
+            own = copy.deepcopy(network, known)
         except Exception as error:
             raise CaptureError(
                 f"the network {type(network).__name__} cannot be copied: {type(error).__name__}: "
-                f"{error}. Capture works on a copy; a tensor with a gradient history kept as an "
-                "attribute of a module is the usual cause."
+                f"{error}. Capture works on a copy; a tensor with a gradient history kept in a "
+                "list or dict of a module is a usual cause."
             ) from error
+        own.eval()  # by itself, because a network's own ``train`` may return nothing
+        return own
 
 
 def chosen_output(result: Any, output: OutputChoice) -> Any:
@@ -95,20 +107,43 @@ def chosen_output(result: Any, output: OutputChoice) -> Any:
 @contextlib.contextmanager
 def plain_execution(network: nn.Module) -> Iterator[None]:
     """Run on reference kernels, whatever the caller's mode, and leave the random state alone."""
-    fast_path, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    torch._C._set_mkldnn_enabled(False)
-    device = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0)).device
-    kind = device.type if device.type != "meta" else "cpu"
-    try:
+    with _ONE_AT_A_TIME, _kept_python_state(), _reference_kernels(), kept_random_state(network):
+        device = next(itertools.chain(network.parameters(), network.buffers()), None)
+        kind = device.device.type if device is not None else "cpu"
         with (
             torch.inference_mode(False),
             torch.no_grad(),
-            torch.autocast(kind, enabled=False),
+            torch.autocast("cpu" if kind == "meta" else kind, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
-            kept_random_state(network),
         ):
             yield
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""The switches below belong to the whole process."""
+
+
+@contextlib.contextmanager
+def _kept_python_state() -> Iterator[None]:
+    """Put back what a network may change besides torch's random state."""
+    own, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    dtype = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def _reference_kernels() -> Iterator[None]:
+    """Fused kernels off, so that the operations they stand for can be seen."""
+    fast_path, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch._C._set_mkldnn_enabled(mkldnn)
@@ -119,10 +154,17 @@ def detached(inputs: Any) -> Any:
     if isinstance(inputs, Tensor):
         with torch.inference_mode(False), torch.no_grad():
             return inputs.detach().clone()
+    return rebuilt(inputs, detached)
+
+
+def rebuilt(inputs: Any, change: Callable[[Any], Any]) -> Any:
+    """The same containers with every item changed: networks look at the types of these."""
     if isinstance(inputs, Mapping):
-        return {name: detached(value) for name, value in inputs.items()}
+        return {name: change(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
+        return type(inputs)(*map(change, inputs))
     if isinstance(inputs, tuple | list):
-        return tuple(detached(item) for item in inputs)
+        return [*map(change, inputs)] if isinstance(inputs, list) else tuple(map(change, inputs))
     return inputs
 
 

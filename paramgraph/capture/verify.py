@@ -18,6 +18,7 @@ from paramgraph.capture.running import (
     evaluation_copy,
     output_tensors,
     plain_execution,
+    rebuilt,
     run_network,
 )
 from paramgraph.errors import CaptureError, GraphError
@@ -273,7 +274,7 @@ def _disturbed(
         if feature.role is NeuronRole.VARIANCE
     }
     # Copies, because a network may change its own buffers while it runs.
-    result = {name: value.clone() for name, value in state.items()}
+    result = {n: v.clone() if isinstance(v, Tensor) else v for n, v in state.items()}
     for layout in graph.parameters:
         value = get_parameter(state, layout)
         if not value.is_floating_point():
@@ -291,8 +292,4 @@ def _disturbed(
 def _cast(value: ExampleInputs, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
-    if isinstance(value, Mapping):
-        return {name: _cast(item, dtype) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_cast(item, dtype) for item in value)
-    return value
+    return rebuilt(value, lambda item: _cast(item, dtype))

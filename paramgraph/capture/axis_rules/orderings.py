@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paramgraph.capture.axes import Axis, Leaf, Pick, axis_size, freeze, resolve
+from paramgraph.capture.axis_rules.reductions import reduced_axes
 from paramgraph.capture.axis_rules.registry import (
     broadcast,
     dims_of,
@@ -80,6 +81,18 @@ def _order(run: Inference, entry: TapeEntry) -> list[TensorType]:
     return result
 
 
+@rule("aminmax", indices=True)
+def _extremes(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Smallest and largest value; of indices only their range is of interest."""
+    ref = operand(entry, "self")
+    dim = entry.args.get("dim")
+    axes = run.axes(ref, entry) if isinstance(dim, int) else ()
+    if ref.number in run.index_of and axes:
+        freeze((run.index_of[ref.number],), f"its indices are compared by {where(entry)}")
+    kept = reduced_axes(axes, {dim % len(axes)} if axes else set(), keep=entry.args["keepdim"])
+    return [kept, kept]
+
+
 @rule("histc", "bincount", indices=True)
 def _counts(run: Inference, entry: TapeEntry) -> TensorType:
     """How often each index into a leaf occurs: one number per index."""
@@ -135,6 +148,7 @@ def _number(run: Inference, entry: TapeEntry) -> list[TensorType]:
     ref = operand(entry, "self")
     leaf = run.index_of.get(ref.number)
     if leaf is None:
+        run.freeze_ref(ref, f"read as a number by {where(entry)}")
         return []
     run.choices += [(r, leaf) for r in run.readings if r.position == entry.position]
     for stack in run.stacks:

@@ -7,6 +7,7 @@ from paramgraph.capture.axis_rules.registry import (
     KEEPS_INDEX,
     RULES,
     broadcast,
+    give_up,
     operand,
     output,
     rule,
@@ -24,7 +25,7 @@ KEEPS_INDEX |= _COMPARISONS
 @rule(
     *("pointwise", "hardswish", "log_sigmoid_forward", "gelu", "native_dropout", "_prelu_kernel"),
     *("where", "masked_fill", "lerp", "addcmul", "addcdiv", "isin", "fmod", "remainder", "prelu"),
-    *("clamp", "clamp_min", "clamp_max", "nan_to_num", "complex", "polar", "angle", "bernoulli"),
+    *("clamp", "clamp_min", "clamp_max", "nan_to_num", "complex", "polar", "angle"),
 )
 def elementwise(run: Inference, entry: TapeEntry) -> TensorType | list[TensorType]:
     """Every tensor of the arguments is combined with the others entry by entry."""
@@ -125,9 +126,17 @@ def _copy(run: Inference, entry: TapeEntry) -> TensorType:
     return broadcast(run, entry, types, shape)
 
 
-@rule("fill", "zero", "exponential", "uniform", "normal", "random")
+@rule("fill", "zero")
 def _overwrite(run: Inference, entry: TapeEntry) -> TensorType:
     return run.type(operand(entry, "self"))
+
+
+@rule(
+    "exponential", "uniform", "normal", "random", "bernoulli", "cauchy", "log_normal", "geometric"
+)
+def _noise(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Random numbers come in the order of positions."""
+    return give_up(run, entry, f"filled with random numbers by {where(entry)}")
 
 
 def aliased(run: Inference, entry: TapeEntry) -> TensorType:
