@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from paramgraph.capture.axes import Leaf
+from paramgraph.capture.axes import Factor, Leaf, Pick, resolve, size_of
 from paramgraph.capture.axis_rules.registry import operand
 from paramgraph.capture.groups import Groups
 from paramgraph.capture.inference import Inference
@@ -22,7 +22,7 @@ from paramgraph.capture.scales.boxes import (
 )
 from paramgraph.capture.scales.system import Expression, Number, System
 from paramgraph.capture.tape import FACTORIES, TapeEntry, TensorRef
-from paramgraph.capture.tensor_types import TensorType
+from paramgraph.capture.tensor_types import Bundle, TensorType
 
 __all__ = ["Flow", "Geometry", "Scaled", "Values"]
 
@@ -62,7 +62,10 @@ class Geometry:
         """The blocks of a tensor."""
         known = self.layouts.get(ref.number)
         if known is None:
-            known = layout_of(self.groups, self.run.type(ref), ref.shape)
+            kind = self.run.type(ref)
+            # Tensors of one type share their layout, so that they meet only once.
+            key = ref.shape, _fingerprint(kind)
+            known = self.made(key, lambda: layout_of(self.groups, kind, ref.shape))
             self.layouts[ref.number] = known
         return known
 
@@ -285,6 +288,19 @@ class Flow:
                 leaves = [f for p in places if isinstance(f := box.digits[p].factor, Leaf)]
                 if any(other in lost for leaf in leaves for other in self.depends_on(leaf)):
                     self.system.demand_none(expression)
+
+
+def _fingerprint(kind: TensorType) -> object:
+    """What two types have in common that have the same blocks."""
+    if isinstance(kind, Bundle):
+        return (kind.axis, *map(_fingerprint, kind.blocks))
+    return tuple(tuple(map(_mark, resolve(axis))) for axis in kind)
+
+
+def _mark(factor: Factor) -> object:
+    if isinstance(factor, Leaf):
+        return id(factor)
+    return (size_of(factor), id(factor.leaf)) if isinstance(factor, Pick) else -size_of(factor)
 
 
 def is_factory(entry: TapeEntry) -> bool:
