@@ -139,6 +139,31 @@ class ParamGraph:
         tables = (self.neuron_groups, self.blocks, self.axis_groups, self.scale_groups)
         return hashlib.sha256(repr((tables, self.parameters)).encode()).hexdigest()[:16]
 
+    def neuron_scales(self, kind: ScaleKind) -> list[ScaleGroup]:
+        """The scale groups of a kind that act on neurons one by one, in the order of the neurons.
+
+        Others flip or rescale a whole layer by one factor (all signs in front of a LayerNorm), or
+        act on parameters only.
+
+        Example:
+            >>> import torch, paramgraph as pg
+            >>> network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+            >>> pg.capture(network, torch.randn(4, 2)).neuron_scales(ScaleKind.POSITIVE)
+            []
+        """
+        sizes = {row.name: row.size for row in self.axis_groups}
+        rows = {row.name: row for row in self.scale_groups if row.kind is kind}
+        found: dict[str, ScaleGroup] = {}
+        coarse: set[str] = set()
+        for group in self.neuron_groups:
+            own = {f for f in group.axes if isinstance(f, str) and sizes[f] > 1}
+            for name, _ in group.scale_exponents:
+                if name in rows:
+                    found[name] = rows[name]
+                    if not set(rows[name].axes) >= own:
+                        coarse.add(name)
+        return [row for name, row in found.items() if name not in coarse]
+
     def log_group_size(self) -> float:
         """Natural logarithm of the number of permutations found."""
         sizes = {group.name: group.size for group in self.axis_groups}

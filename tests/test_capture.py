@@ -274,9 +274,13 @@ def test_the_structure_is_as_worked_out_by_hand(hazard: Hazard) -> None:
     assert {g.name: g.given for g in graph.axis_groups if g.given} == given
     found = [(g.name, g.activation.value, g.scale.value) for g in graph.neuron_groups]
     assert found == expected.group_rows
-    kinds = {row.name: row.kind for row in graph.scale_groups}
+    kinds = {
+        row.name: row.kind
+        for kind in (ScaleKind.POSITIVE, ScaleKind.SIGN)
+        for row in graph.neuron_scales(kind)
+    }
     for group in graph.neuron_groups:
-        scaled_by = {kinds[name] for name, _ in group.scale_exponents}
+        scaled_by = {kinds.get(name) for name, _ in group.scale_exponents}
         assert (ScaleKind.POSITIVE in scaled_by) == group.scale.has_positive
         assert (ScaleKind.SIGN in scaled_by) == group.scale.has_sign
     assert (graph.num_neurons, graph.num_edges) == (expected.neurons, expected.edges)

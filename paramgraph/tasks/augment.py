@@ -43,8 +43,7 @@ def flip_signs(graph: ParamGraph, values: Values) -> Values:
         group.name: 2
         * torch.randint(0, 2, (values.num_networks, group.size), device=like.device)
         - 1
-        for group in graph.scale_groups
-        if group.kind is ScaleKind.SIGN
+        for group in graph.neuron_scales(ScaleKind.SIGN)
     }
     signs = [_signs(graph, group, drawn, like) for group in graph.neuron_groups]
     blocks = []

@@ -88,10 +88,9 @@ def draw_scale(
     """
     drawn = graph.sample_symmetry(generator, permute=False, scale=True, scale_range=scale_range)
     factors = {}
-    for group in graph.scale_groups:
-        if group.kind is kind:
-            factor = drawn.factors[group.name].clone()
-            if bool((factor == 1).all()):
-                factor[0] = -1.0 if kind is ScaleKind.SIGN else scale_range
-            factors[group.name] = factor
+    for group in graph.neuron_scales(kind):
+        factor = drawn.factors[group.name].clone()
+        if bool((factor == 1).all()):
+            factor[0] = -1.0 if kind is ScaleKind.SIGN else scale_range
+        factors[group.name] = factor
     return replace(drawn, factors=factors)

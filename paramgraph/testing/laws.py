@@ -80,7 +80,7 @@ def _permutation(case: Case) -> Measured:
 def _rescaling(case: Case, kind: ScaleKind, promise: str) -> Measured:
     if promise not in case.promised:
         raise DoesNotApply("the metanetwork does not promise it")
-    if not any(group.kind is kind for group in case.graph.scale_groups):
+    if not case.graph.neuron_scales(kind):
         raise DoesNotApply(f"the network has no neurons with a {kind.value} symmetry")
     generator = case.generator()
     drawn = [draw_scale(case.graph, kind, generator) for _ in range(NUM_DRAWS)]
