@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from paramgraph.capture.recorder import Recorder, WroteParameterError
+from paramgraph.capture.recorder import MemoryGuard, Recorder, WroteParameterError
 from paramgraph.capture.running import (
     ExampleInputs,
     OutputChoice,
@@ -49,13 +50,15 @@ def record(
     """
     try:
         own = evaluation_copy(network, share_parameters=True)
-        return _record(own, example_inputs, output, start, is_shared=True)
+        return _record(own, network, example_inputs, output, start, is_shared=True)
     except WroteParameterError:
-        return _record(evaluation_copy(network), example_inputs, output, start, is_shared=False)
+        own = evaluation_copy(network)
+        return _record(own, network, example_inputs, output, start, is_shared=False)
 
 
 def _record(
     network: nn.Module,
+    original: nn.Module,
     example_inputs: ExampleInputs,
     output: OutputChoice,
     start: int,
@@ -65,15 +68,19 @@ def _record(
     tape = Tape(start=start)
     recorder = Recorder(tape)
     _define_state(tape, recorder, network, is_shared)
+    recorder.foreign = {id(t) for t in (*original.parameters(), *original.buffers())}
     for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks; its operations are recorded all the same
         module.register_forward_pre_hook(recorder.entering(path))
         module.register_forward_hook(recorder.leaving)
+    state = {name for name, _ in network.named_parameters()}
     inputs = detached(example_inputs)
     tape.inputs = [recorder.define(t, is_constant=False) for t in output_tensors(inputs)]
     if not tape.inputs:
         raise CaptureError("example_inputs hold no tensor: capture needs something to run on.")
     try:
-        with plain_execution(network), recorder:
+        with plain_execution(network), MemoryGuard(recorder), recorder:
             # The choice may compute (``lambda result: result[:, 0]``), so it is recorded too.
             result = chosen_output(run_network(network, inputs), output)
     except (CaptureError, WroteParameterError):
@@ -84,6 +91,11 @@ def _record(
             f"the network {type(network).__name__} failed on the example inputs (shapes {shapes}) "
             f"in module {recorder.modules[-1] or 'top level'!r}: {type(error).__name__}: {error}"
         ) from error
+    if new := {name for name, _ in network.named_parameters()} - state:
+        raise CaptureError(
+            f"the network {type(network).__name__} registered parameters while it ran "
+            f"({', '.join(sorted(new))}): run it once before capturing it."
+        )
     outputs = output_tensors(result)
     if not outputs:
         raise CaptureError(f"the network {type(network).__name__} returned no tensor.")

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from paramgraph.capture.running import WroteParameterError
 from paramgraph.capture.tape import ALIASED, FACTORIES, Tape, TapeEntry, TensorRef, entry_refs
 from paramgraph.errors import CaptureError
 
-__all__ = ["Recorder", "WroteParameterError"]
+__all__ = ["MemoryGuard", "Recorder"]
 
 
 @dataclass
@@ -29,10 +31,6 @@ class _Storage:
     constants: list[int] = field(default_factory=list)
 
 
-class WroteParameterError(Exception):
-    """The network writes to its own parameters, so it must run on a copy of their memory."""
-
-
 class Recorder(TorchDispatchMode):
     """Writes the tape. Keeps constants only, so that capture needs little memory."""
 
@@ -43,6 +41,7 @@ class Recorder(TorchDispatchMode):
         self.weak: dict[int, weakref.ref[Tensor]] = {}
         self.storages: dict[int, _Storage] = {}
         self.shared: set[int] = set()
+        self.foreign: set[int] = set()
         self.depends: set[int] = set()
         self.count = 0
         self.num_storages = 0
@@ -50,6 +49,12 @@ class Recorder(TorchDispatchMode):
 
     def reference(self, tensor: Tensor) -> TensorRef:
         """The reference of a tensor; one never seen before is a constant."""
+        if id(tensor) in self.foreign:
+            raise CaptureError(
+                f"module {self.modules[-1] or 'top level'!r} uses a tensor of the network itself, "
+                "not that of the copy that capture runs: a function kept in it (a lambda, a "
+                "forward put in its place) holds on to it. Make it a method that uses self."
+            )
         known = self.refs.get(id(tensor))
         if known is not None and self._has_moved(tensor, known):
             raise CaptureError(
@@ -234,3 +239,22 @@ class Recorder(TorchDispatchMode):
         if isinstance(value, tuple | list):
             return [self._freeze(item) for item in value]
         return value
+
+
+class MemoryGuard(TorchFunctionMode):
+    """Stops numpy and others from getting shared memory, which they could write to unseen."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _GIVES_MEMORY and isinstance(args[0], Tensor):
+            if args[0].untyped_storage()._cdata in self.recorder.shared:
+                raise WroteParameterError
+        return func(*args, **(kwargs or {}))
+
+
+_GIVES_MEMORY = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import random
 import threading
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from paramgraph.errors import CaptureError
 
 __all__ = [
     "ExampleInputs",
     "OutputChoice",
+    "WroteParameterError",
     "chosen_output",
     "detached",
     "evaluation_copy",
@@ -33,6 +37,27 @@ __all__ = [
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
+
+
+class WroteParameterError(Exception):
+    """The network writes to its own parameters, so it must run on a copy of their memory."""
+
+
+class _WriteGuard(TorchDispatchMode):
+    """Stops operations that write to shared memory, before they do."""
+
+    def __init__(self, shared: set[int]) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            for tensor in tree_leaves(value) if argument.is_write else ():
+                if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self.shared:
+                    raise WroteParameterError
+        return func(*args, **(kwargs or {}))
 
 
 OutputChoice = str | int | Callable[[Any], Any] | None
@@ -49,33 +74,48 @@ def evaluation_copy(network: nn.Module, *, share_parameters: bool = False) -> nn
     Raises:
         CaptureError: The network cannot be copied, or has parameters without a shape yet.
     """
+    if not isinstance(network, nn.Module):
+        raise CaptureError(f"a network is an nn.Module, got {type(network).__name__}.")
     for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers()):
         if is_lazy(tensor):
             raise CaptureError(
                 f"{name!r} of {type(network).__name__} has no shape yet: run the network once "
                 "before capturing it."
             )
+        if tensor.layout != torch.strided:
+            raise CaptureError(
+                f"{name!r} of {type(network).__name__} is a {tensor.layout} tensor; only dense "
+                "ones can be captured. Convert it with to_dense()."
+            )
     known: dict[int, Any] = {}
+    shared: set[int] = set()
     with torch.inference_mode(False), torch.no_grad():
         for parameter in network.parameters() if share_parameters else ():
             # A parameter made in inference mode can get no gradient outside of it.
-            if not parameter.is_inference():
-                known[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
+            if type(parameter) is nn.Parameter and not parameter.is_inference():
+                own = nn.Parameter(parameter.detach(), parameter.requires_grad)
+                vars(own).update(vars(parameter))
+                known[id(parameter)] = own
+                shared.add(parameter.untyped_storage()._cdata)
         for module in network.modules():
             for value in vars(module).values():
                 # What a hook (weight_norm) or a cache computed, which has a gradient history.
                 if isinstance(value, Tensor) and not value.is_leaf:
                     known[id(value)] = value.detach().clone()
         try:
-            own = copy.deepcopy(network, known)
+            copied = copy.deepcopy(network, known)
         except Exception as error:
             raise CaptureError(
                 f"the network {type(network).__name__} cannot be copied: {type(error).__name__}: "
                 f"{error}. Capture works on a copy; a tensor with a gradient history kept in a "
                 "list or dict of a module is a usual cause."
             ) from error
-        own.eval()  # by itself, because a network's own ``train`` may return nothing
-        return own
+        try:
+            with _WriteGuard(shared):
+                copied.eval()  # by itself, because a network's own ``train`` may return nothing
+        except WroteParameterError:
+            return evaluation_copy(network)  # its ``eval`` merges weights, say
+        return copied
 
 
 def chosen_output(result: Any, output: OutputChoice) -> Any:
@@ -192,6 +232,8 @@ def output_tensors(result: Any) -> list[Tensor]:
         return [result]
     if isinstance(result, Mapping):
         result = list(result.values())
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        result = [getattr(result, entry.name) for entry in dataclasses.fields(result)]
     if isinstance(result, tuple | list):
         return [tensor for item in result for tensor in output_tensors(item)]
     return []

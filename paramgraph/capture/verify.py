@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from paramgraph.views import get_parameter, set_parameter
 
 __all__ = ["Probe", "Verification", "assert_unused", "verify"]
 
+_COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
@@ -111,7 +113,7 @@ class Probe:
         problems = []
         for dtype in (torch.float64, torch.float32):
             self.dtype = dtype
-            self._network = evaluation_copy(network).cpu().to(dtype)
+            self._network = evaluation_copy(network).cpu()._apply(partial(_cast, dtype=dtype))
             self._inputs = _cast(inputs, dtype)
             generator = torch.Generator().manual_seed(seed)
             self.state = _disturbed(graph, self._network.state_dict(), generator, dtype)
@@ -142,7 +144,8 @@ class Probe:
             torch.manual_seed(0)
             result = run_network(network, detached(self._inputs))
             chosen = output_tensors(chosen_output(result, self._graph.output))
-        return [out.detach().clone().double() for out in chosen]
+        real = [torch.view_as_real(out) if out.is_complex() else out for out in chosen]
+        return [out.detach().clone().double() for out in real]
 
     def error(self, state: Mapping[str, Tensor]) -> float:
         """Largest change of an output, relative to the largest output."""
@@ -291,5 +294,7 @@ def _disturbed(
 
 def _cast(value: ExampleInputs, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
+        if value.is_complex():
+            return value.detach().cpu().to(_COMPLEX[dtype])
         return value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
     return rebuilt(value, lambda item: _cast(item, dtype))
