@@ -221,12 +221,11 @@ class _Tables:
             if any(f.view.parameter == layout.name for f in group.features)
         ]
         facts.append(("stands in", [*blocks, *groups]))
-        names = sorted(layout.groups)
         return {
             "name": layout.name,
             "size": layout.num_entries,
             "shape": shape_text(layout.shape),
-            "free": [name for name in names if self.words.axes[name].free],
+            "groups": [row for _, row in groups],
             "facts": facts,
         }
 
