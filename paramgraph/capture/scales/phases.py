@@ -130,12 +130,11 @@ def _numbering(
 ) -> int | None:
     """The occurrence that, with what it depends on, numbers all neurons of a block."""
     box = layout.boxes[number]
-    factors = [box.digits[place].factor for place in box.leaves]
-    wide = {id(f) for f in factors if isinstance(f, Leaf) and f.size > 1}
-    for occurrence in reversed(range(len(factors))):
-        leaf = factors[occurrence]
-        assert isinstance(leaf, Leaf)
-        if factors.count(leaf) == 1 and {id(leaf), *map(id, depends_on(leaf))} >= wide:
+    wide = {id(box.digits[place].factor) for place in box.leaves if box.digits[place].size > 1}
+    for occurrence, places in enumerate(box.occurrences):
+        leaves = [f for place in places if isinstance(f := box.digits[place].factor, Leaf)]
+        reach = {id(other) for leaf in leaves for other in (leaf, *depends_on(leaf))}
+        if reach >= wide and len(wide) == sum(box.digits[p].size > 1 for p in box.leaves):
             return occurrence
     return None
 

@@ -66,7 +66,7 @@ def parameter_layouts(groups: Groups) -> dict[str, Layout]:
 
 
 def live_layouts(geometry: Geometry) -> Iterator[Layout]:
-    """Blocks of all tensors of a run that reach the outputs, and of statistics of normalisations."""
+    """Blocks of all tensors of a run that matter, and of what normalisations compute inside."""
     run = geometry.run
     for axes in run.reduced:
         yield layout_of(geometry.groups, axes, [axis_size(axis) for axis in axes])

@@ -232,22 +232,21 @@ class _Builder:
                 names[found.free] = name
         for number, exponent in sorted(found.vector.items()):
             unknown = found.reading.unknowns[number]
-            part = (unknown.parameter, unknown.part)
+            axis = _axis(unknown, last)
             if unknown.phase is not None:
-                self._shift(part, name, math.pi / unknown.phase.omega, unknown)
-                continue
-            pairs = zip(unknown.axes, unknown.leaves, strict=True)
-            axis = next((place for place, leaf in pairs if leaf is last), -1)
-            scale = PartScale(name, Fraction(exponent), axis)
-            self.scales.parts[part] = (*self.scales.parts.get(part, ()), scale)
+                self._shift(unknown, PartShift(name, math.pi / unknown.phase.omega, axis))
+            else:
+                part = (unknown.parameter, unknown.part)
+                scale = PartScale(name, Fraction(exponent), axis)
+                self.scales.parts[part] = (*self.scales.parts.get(part, ()), scale)
 
     def add_period(self, unknown: Unknown, phase: Phase) -> None:
         """Half a period is impossible, a whole one is not."""
-        name, _ = self._row(ScaleKind.PHASE, unknown.leaves, unknown.parameter)
-        self._shift((unknown.parameter, unknown.part), name, 2 * math.pi / phase.omega, unknown)
+        name, last = self._row(ScaleKind.PHASE, unknown.leaves, unknown.parameter)
+        self._shift(unknown, PartShift(name, 2 * math.pi / phase.omega, _axis(unknown, last)))
 
-    def _shift(self, part: PartName, name: str, amount: float, unknown: Unknown) -> None:
-        shift = PartShift(name, amount, unknown.axes[0])
+    def _shift(self, unknown: Unknown, shift: PartShift) -> None:
+        part = (unknown.parameter, unknown.part)
         self.scales.shifts[part] = (*self.scales.shifts.get(part, ()), shift)
 
     def _row(
@@ -268,3 +267,9 @@ class _Builder:
         size = math.prod(axis.size for axis in axes)
         self.rows.append(ScaleGroup(name, size, kind, names))
         return name, ordered[-1] if ordered else None
+
+
+def _axis(unknown: Unknown, last: Leaf | None) -> int:
+    """The axis of a part that numbers the factors in the end."""
+    pairs = zip(unknown.axes, unknown.leaves, strict=True)
+    return next((axis for axis, leaf in pairs if leaf is last), -1)
