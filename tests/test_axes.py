@@ -23,6 +23,7 @@ import paramgraph as pg
 from paramgraph.capture.axes import Leaf, axis_size, resolve
 from paramgraph.capture.reshaping import regroup
 from paramgraph.capture.unification import unify
+from paramgraph.testing import check_graph
 
 # ----------------------------------------------------------------------------------- bookkeeping
 
@@ -80,16 +81,15 @@ def test_a_single_index_is_compared_with_nothing() -> None:
     assert resolve((second,)) == (first,)
 
 
-def test_unify_refuses_axes_that_cut_through_each_other() -> None:
-    with pytest.raises(pg.CaptureError, match=r"\(a\[6\],\) and \(b\[4\], c\[2\]\) .* \(aten.mm"):
-        unify((Leaf("a", 6),), (Leaf("b", 4), Leaf("c", 2)), "aten.mm in module 'm'")
+def test_unify_freezes_axes_that_cut_through_each_other() -> None:
+    one, two, three = Leaf("a", 6), Leaf("b", 4), Leaf("c", 2)
+    unify((one,), (two, three), "aten.mm in module 'm'")
+    assert {leaf.root().frozen for leaf in (one, two)} == {"aten.mm in module 'm'"}
 
 
-def test_regroup_refuses_a_reshape_that_cuts_through_an_axis() -> None:
-    with pytest.raises(pg.CaptureError, match=r"do not line up \(aten.view in module 'm'\)"):
-        regroup([(4,), (Leaf("a", 6),)], (3, 8), "aten.view in module 'm'")
-    with pytest.raises(pg.CaptureError, match=r"\(a\[3\],\) and \(4,\) do not line up"):
-        regroup([(Leaf("a", 3),), (Leaf("b", 4),)], (4, 3), "aten.view in module 'm'")
+def test_regroup_has_no_result_where_a_reshape_cuts_through_an_axis() -> None:
+    assert regroup([(4,), (Leaf("a", 6),)], (3, 8), "aten.view in module 'm'") is None
+    assert regroup([(Leaf("a", 3),), (Leaf("b", 4),)], (4, 3), "aten.view in module 'm'") is None
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())
@@ -284,7 +284,7 @@ def test_an_input_that_is_read_along_two_axes_is_two_groups() -> None:
     assert [group.name for group in groups if group.kind.value == "input"] == ["input", "input.1"]
 
 
-# ---------------------------------------------------------------------------------------- refused
+# ---------------------------------------------------------------------- once refused, and refused
 
 
 def _zero_two_columns(n: Any, x: Tensor) -> Tensor:
@@ -327,191 +327,155 @@ def _mixed_axes(n: Any, x: Tensor) -> Tensor:
 SEQUENCE = vectors(2, 5, 3)
 BIAS = {"b": parameter(5)}
 COLUMN = {"b": parameter(5, 1)}
-# name: network, inputs, what the message must hold
-REFUSED: dict[str, tuple[nn.Module, Any, str]] = {
-    "in_place_on_a_view": (_small(_relu_of_a_view), VECTOR, r"module 'o' .*'aten.relu'"),
-    "in_place_on_columns": (_small(_zero_two_columns), VECTOR, r"module 'o' .*'aten.fill'"),
-    "item": (
-        _small(lambda n, x: n.o(n.a(x)) * n.s.item(), s=parameter(1)),
-        *(VECTOR, r"'aten._local_scalar_dense' in module 'top level'.* to Python"),
-    ),
-    "branch": (
-        _small(_branches_on_activations),
-        *(VECTOR, r"'aten._local_scalar_dense' in module 'top level'.* to Python"),
-    ),
-    "tolist": (
-        _small(lambda n, x: n.o(n.a(x)) * n.s.tolist()[0], s=parameter(1)),
-        *(VECTOR, "parameter 's' changes the outputs of Wired"),
-    ),
-    "numpy": (_small(_numpy_weight), VECTOR, r"shape \(5, 3\) that shares the memory"),
-    "weight_row_as_bias": (
-        _small(lambda n, x: n.o(relu(n.a(x) + n.o.weight[0]))),
-        *(VECTOR, "'aten.select' in module 'top level'.*'o.weight'"),
-    ),
-    "weight_sum": (
-        _small(lambda n, x: n.o(n.a(x)) * n.a.weight.sum()),
-        *(VECTOR, "'aten.sum' in module 'top level'.*'a.weight'"),
-    ),
+# name: network, inputs, number of permutations
+ONCE_REFUSED: dict[str, tuple[nn.Module, Any, int]] = {
+    "in_place_on_a_view": (_small(_relu_of_a_view), VECTOR, 120),
+    "in_place_on_columns": (_small(_zero_two_columns), VECTOR, 12),
+    "item": (_small(lambda n, x: n.o(n.a(x)) * n.s.item(), s=parameter(1)), VECTOR, 120),
+    "branch": (_small(_branches_on_activations), VECTOR, 120),
+    "weight_row_as_bias": (_small(lambda n, x: n.o(relu(n.a(x) + n.o.weight[0]))), VECTOR, 120),
+    "weight_sum": (_small(lambda n, x: n.o(n.a(x)) * n.a.weight.sum()), VECTOR, 120),
     "clamped_weight": (
         _small(lambda n, x: n.o(x @ n.w.clamp(0, 1)), w=parameter(3, 5)),
-        *(VECTOR, "'aten.clamp' in module 'top level'"),
+        VECTOR,
+        120,
     ),
-    "weight_as_output": (
-        _small(lambda n, x: (n.o(n.a(x)), n.a.weight.t())),
-        *(VECTOR, "network output 1 is the parameter 'a.weight'"),
-    ),
+    "weight_as_output": (_small(lambda n, x: (n.o(n.a(x)), n.a.weight.t())), VECTOR, 1),
     "stacked_weights": (
         _small(lambda n, x: n.o(torch.bmm(x, n.w)), w=parameter(2, 3, 5)),
-        *(SEQUENCE, "'aten.bmm' .* several matrices in parameter 'w'"),
+        SEQUENCE,
+        120,
     ),
     "bias_along_the_batch": (
         _small(lambda n, x: n.o(n.a(x)) + n.b, b=parameter(2, 1)),
-        *(vectors(2, 3), r"'aten.add' .*'b' of shape \(2, 1\)"),
+        vectors(2, 3),
+        120,
     ),
-    "gain_along_the_batch": (
-        _small(lambda n, x: n.a(x) * n.b, **COLUMN),
-        *(SQUARE, r"'aten.mul' .*'b' of shape \(5, 1\)"),
-    ),
-    "bias_along_the_image": (
-        _image(lambda n, x: n.a(x) + n.b, b=parameter(4)),
-        *(IMAGE, r"'aten.add' .*'b' of shape \(4,\)"),
-    ),
+    "gain_along_the_batch": (_small(lambda n, x: n.a(x) * n.b, **COLUMN), SQUARE, 1),
+    "bias_along_the_image": (_image(lambda n, x: n.a(x) + n.b, b=parameter(4)), IMAGE, 1),
     "bias_that_repeats_neurons": (
         _small(lambda n, x: n.a(x) + n.b, b=parameter(7, 1, 1), a=nn.Linear(3, 1)),
-        *(VECTOR, "'aten.add' .* repeats the neurons 'a'"),
+        VECTOR,
+        1,
     ),
     "constant_that_repeats_neurons": (
         _small(lambda n, x: n.o(n.a(x) * torch.ones(1, 5)), a=nn.Linear(3, 1)),
-        *(VECTOR, r"'aten.mul' .* has shape \(4, 5\)"),
+        VECTOR,
+        14400,
     ),
-    "neurons_added_across": (
-        _small(_mixed_axes, b=nn.Linear(3, 5)),
-        *(SQUARE, "'aten.add' .* neurons stand on different axes"),
-    ),
+    "neurons_added_across": (_small(_mixed_axes, b=nn.Linear(3, 5)), SQUARE, 1),
     "column_broadcast_over_neurons": (
         _small(lambda n, x: n.o(n.a(x) + n.b(x)), b=nn.Linear(3, 1)),
-        *(SQUARE, "'aten.add' .* broadcast over neurons"),
+        SQUARE,
+        120,
     ),
-    "input_broadcast_over_neurons": (
-        _small(lambda n, x: n.o(n.a(x) + x[:, :1])),
-        *(SQUARE, "'aten.add' .* broadcast over neurons"),
-    ),
-    "scaled_bias": (
-        _small(lambda n, x: n.o(torch.add(n.a(x), n.b, alpha=2)), **BIAS),
-        *(VECTOR, "'aten.add' .* scales the bias 'b'"),
-    ),
-    "subtracted_bias": (
-        _small(lambda n, x: n.o(n.a(x) - n.b), **BIAS),
-        *(VECTOR, "'aten.sub' .* subtracts or scales the bias 'b'"),
-    ),
-    "scalar_parameter": (
-        _small(lambda n, x: n.o(n.a(x) * n.s), s=parameter(1)),
-        *(VECTOR, r"'s' of shape \(1,\) with the 5 neurons"),
-    ),
+    "input_broadcast_over_neurons": (_small(lambda n, x: n.o(n.a(x) + x[:, :1])), SQUARE, 120),
+    "scaled_bias": (_small(lambda n, x: n.o(torch.add(n.a(x), n.b, alpha=2)), **BIAS), VECTOR, 120),
+    "subtracted_bias": (_small(lambda n, x: n.o(n.a(x) - n.b), **BIAS), VECTOR, 120),
+    "scalar_parameter": (_small(lambda n, x: n.o(n.a(x) * n.s), s=parameter(1)), VECTOR, 120),
     "gate": (
         _small(lambda n, x: n.o(n.a(x) * torch.sigmoid(n.b(x))), b=nn.Linear(3, 5)),
-        *(VECTOR, "'aten.mul' .* multiplies hidden and hidden"),
+        VECTOR,
+        120,
     ),
     "floor_division": (
         _small(lambda n, x: n.o(torch.div(n.a(x), 0.1, rounding_mode="floor"))),
-        *(VECTOR, "'aten.div' .* rounds"),
+        VECTOR,
+        120,
     ),
-    "integers": (
-        _small(lambda n, x: n.o(n.a(x).long().float())),
-        *(VECTOR, "'aten._to_copy' .* torch.int64"),
-    ),
-    "own_statistics": (randomise(_Standardised(), 0), VECTOR, "'aten.sub' in module 'top level'"),
-    "equal_own_statistics": (_Standardised(), VECTOR, "'aten.sub' in module 'top level'"),
+    "integers": (_small(lambda n, x: n.o(n.a(x).long().float())), VECTOR, 120),
+    "own_statistics": (randomise(_Standardised(), 0), VECTOR, 1),
+    "equal_own_statistics": (_Standardised(), VECTOR, 1),
     "mean_over_channels": (
         _small(lambda n, x: (lambda h: n.o(h - h.mean(1, keepdim=True)))(n.a(x))),
-        *(VECTOR, "'aten.mean' .* reduces over the neurons on axis 1"),
+        VECTOR,
+        120,
     ),
     "channel_shuffle": (
         _image(
             lambda n, x: n.c(n.a(x).view(3, 2, 2, 4, 4).transpose(1, 2).reshape(3, 4, 4, 4)),
             c=nn.Conv2d(4, 4, 1),
         ),
-        *(IMAGE, "'aten.convolution' in module 'c'.* stand on another axis"),
+        IMAGE,
+        8,
     ),
-    "slice_of_channels": (
-        _small(lambda n, x: n.o(n.a(x)[:, :3]), o=nn.Linear(3, 2)),
-        *(VECTOR, "'aten.slice' .* picks some of the neurons on axis 1"),
-    ),
+    "slice_of_channels": (_small(lambda n, x: n.o(n.a(x)[:, :3]), o=nn.Linear(3, 2)), VECTOR, 12),
     "product_of_other_positions": (
         _small(lambda n, x: (lambda h: n.o(h[:2] * h[2:]))(n.a(x))),
-        *(VECTOR, "'aten.mul' .* themselves at other positions"),
+        VECTOR,
+        120,
     ),
-    "permuted_channels": (
-        _small(lambda n, x: n.o(n.a(x)[:, [1, 0, 2, 3, 4]])),
-        *(VECTOR, "'aten.index' in module 'top level'"),
-    ),
-    "misaligned_view": (
-        _small(lambda n, x: n.o(n.a(x).view(5, 4)), o=nn.Linear(4, 2)),
-        *(VECTOR, "do not line up .*aten.view in module 'top level'"),
-    ),
-    "grouped_convolution": (
-        _stack(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2)),
-        *(IMAGE, r"'aten.convolution' in module '1' .*grouped convolution \(2 groups"),
-    ),
-    "transposed_convolution": (
-        _stack(nn.ConvTranspose2d(1, 4, 3)),
-        *(IMAGE, "'aten.convolution' in module '0'.*transposed"),
-    ),
+    "permuted_channels": (_small(lambda n, x: n.o(n.a(x)[:, [1, 0, 2, 3, 4]])), VECTOR, 1),
+    "misaligned_view": (_small(lambda n, x: n.o(n.a(x).view(5, 4)), o=nn.Linear(4, 2)), VECTOR, 1),
+    "grouped_convolution": (_stack(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), IMAGE, 4),
+    "transposed_convolution": (_stack(nn.ConvTranspose2d(1, 4, 3)), IMAGE, 1),
     "attention": (
         _small(
             lambda n, x: n.o(n.m(n.a(x), n.a(x), n.a(x), need_weights=False)[0]),
             **{"a": nn.Linear(3, 4), "m": nn.MultiheadAttention(4, 2), "o": nn.Linear(4, 2)},
         ),
-        *(SEQUENCE, "'aten.split' in module 'm'"),
-    ),
-    "lstm": (
-        _small(lambda n, x: n.m(x)[0], m=nn.LSTM(3, 4)),
         SEQUENCE,
-        "operation .* in module 'm'",
+        18432,
     ),
-    "gru": (_small(lambda n, x: n.m(x)[0], m=nn.GRU(3, 4)), SEQUENCE, "module 'm'"),
-    "embedding": (
-        _stack(nn.Embedding(5, 4), nn.Linear(4, 2)),
-        *(torch.arange(5), "'aten.embedding' in module '0'"),
-    ),
-    "learned_slope": (
-        _stack(nn.Linear(3, 5), nn.PReLU(5), nn.Linear(5, 2)),
-        *(VECTOR, "'aten._prelu_kernel' in module '1'"),
-    ),
+    "lstm": (_small(lambda n, x: n.m(x)[0], m=nn.LSTM(3, 4)), SEQUENCE, 1),
+    "gru": (_small(lambda n, x: n.m(x)[0], m=nn.GRU(3, 4)), SEQUENCE, 1),
+    "embedding": (_stack(nn.Embedding(5, 4), nn.Linear(4, 2)), torch.arange(5), 24),
+    "learned_slope": (_stack(nn.Linear(3, 5), nn.PReLU(5), nn.Linear(5, 2)), VECTOR, 120),
     "batch_statistics": (
         _stack(nn.Linear(3, 5), nn.BatchNorm1d(5, track_running_stats=False)),
-        *(VECTOR, "'aten.native_batch_norm' in module '1'.* statistics of the batch"),
+        VECTOR,
+        1,
     ),
     "crossing_group_norms": (
         _stack(nn.Linear(3, 12), nn.GroupNorm(3, 12), nn.GroupNorm(2, 12)),
-        *(VECTOR, "'aten.native_group_norm' in module '2'.* 2 groups that cut through"),
+        VECTOR,
+        1,
     ),
-    "root_mean_square_norm": (
-        _stack(nn.Linear(3, 5), nn.RMSNorm(5)),
-        *(VECTOR, "operation 'aten.*' in module '1'"),
-    ),
-    "random_mask": (
-        _small(lambda n, x: n.o(F.dropout(n.a(x), 0.5, training=True))),
-        *(VECTOR, "operation 'aten.* in module 'top level'"),
-    ),
+    "root_mean_square_norm": (_stack(nn.Linear(3, 5), nn.RMSNorm(5)), VECTOR, 1),
+    "random_mask": (_small(lambda n, x: n.o(F.dropout(n.a(x), 0.5, training=True))), VECTOR, 1),
     "token_mixing": (
         _small(lambda n, x: n.t(n.a(x).transpose(1, 2)), t=nn.Linear(5, 4)),
-        *(SEQUENCE, "'aten.mm' in module 't'.* neurons on axis 0 as well as on axis 1"),
+        SEQUENCE,
+        1,
     ),
     "concatenation": (
         _small(lambda n, x: n.o(torch.cat([n.a(x), x], 1)), o=nn.Linear(8, 2)),
-        *(VECTOR, "'aten.cat' in module 'top level'"),
+        VECTOR,
+        120,
     ),
-    "gram_matrix": (
-        _small(lambda n, x: (lambda h: h @ h.t())(n.a(x))),
-        *(VECTOR, "'aten.mm' .* multiplies hidden and hidden"),
+    "gram_matrix": (_small(lambda n, x: (lambda h: h @ h.t())(n.a(x))), VECTOR, 120),
+}
+
+
+@pytest.mark.parametrize("name", ONCE_REFUSED)
+def test_a_network_that_the_first_release_refused_is_read(name: str) -> None:
+    network, inputs, num_permutations = ONCE_REFUSED[name]
+    graph = pg.capture(network, inputs)
+    assert math.exp(graph.log_group_size()) == pytest.approx(num_permutations)
+    # A function that jumps turns the last bits of float64 into whole numbers.
+    tolerance = 1e-6 if name in ("integers", "floor_division") else 1e-10
+    report = check_graph(network, inputs, graph=graph, num_seeds=2, tolerance=tolerance)
+    # A number that is read from a parameter stands in the name of the activation.
+    excused = {"zero weight"} if name == "item" else set()
+    broken = [row for row in report.failures if row.law not in excused]
+    assert not broken, "\n".join(map(str, broken))
+
+
+# name: network, inputs, what the message must hold
+REFUSED: dict[str, tuple[nn.Module, Any, str]] = {
+    "tolist": (
+        _small(lambda n, x: n.o(n.a(x)) * n.s.tolist()[0], s=parameter(1)),
+        VECTOR,
+        "parameter 's' changes the outputs of Wired",
     ),
+    "numpy": (_small(_numpy_weight), VECTOR, r"shape \(5, 3\) that shares the memory"),
     "no_parameters": (nn.ReLU(), VECTOR, "no output of the network depends on its parameters"),
     "no_tensor_returned": (_small(lambda n, x: None), VECTOR, "network Wired returned no tensor"),
     "no_tensor_given": (_small(lambda n, x: n.a(x)), (3,), "example_inputs hold no tensor"),
     "wrong_input_shape": (
         _stack(nn.Linear(3, 5)),
-        *(vectors(4, 7), r"Sequential failed .* \(4, 7\)\) in module '0': RuntimeError"),
+        vectors(4, 7),
+        r"Sequential failed .* \(4, 7\)\) in module '0': RuntimeError",
     ),
     "lazy": (nn.Sequential(nn.LazyLinear(5)), VECTOR, "'0.weight' of Sequential has no shape yet"),
 }
@@ -524,8 +488,7 @@ def test_a_network_that_cannot_be_read_is_refused(name: str) -> None:
         pg.capture(network, inputs)
 
 
-def test_a_network_that_cannot_be_copied_is_refused() -> None:
+def test_a_network_that_holds_results_of_its_own_is_read() -> None:
     network = nn.Linear(3, 5)
     network.cached = network.weight * 2
-    with pytest.raises(pg.CaptureError, match="Linear cannot be copied: RuntimeError"):
-        pg.capture(network, VECTOR)
+    assert pg.capture(network, VECTOR).num_parameters == 20

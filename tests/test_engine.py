@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from more_networks import ALL_HAZARDS
 from networks import HAZARDS, by_name, outputs, randomise
 from torch import Tensor
 
@@ -31,7 +32,7 @@ DIM = 12
 
 def pair(name: str, *seeds: int) -> tuple[pg.ParamGraph, Values]:
     """Networks of a hazard with other weights for each seed, in float64."""
-    hazard = by_name(name)
+    hazard = next(hazard for hazard in ALL_HAZARDS if hazard.name == name)
     graph = pg.capture(hazard.make(), hazard.example_inputs)
     states = [randomise(hazard.make().double(), seed).state_dict() for seed in seeds]
     return graph, graph.features(states)
@@ -41,6 +42,7 @@ def pair(name: str, *seeds: int) -> tuple[pg.ParamGraph, Values]:
 def batch() -> GraphBatch:
     """All hazards, then some of them again, so that parts have one or several networks."""
     names = [hazard.name for hazard in HAZARDS]
+    names += ["packed_by_kind", "packed_gate", "tied_embedding"]  # attention, gates, tables
     batch = pg.collate([pair(name, 0) for name in names] + [pair(n, 1, 2) for n in names[::3]])
     kinds = {bucket.kind for bucket in batch.buckets}
     assert kinds == set(EdgeKind)

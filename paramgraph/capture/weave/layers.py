@@ -32,7 +32,15 @@ from paramgraph.capture.weave.records import (
 )
 from paramgraph.structure import EdgeKind, NeuronKind, NeuronRole, NormKind
 
-__all__ = ["generic", "normalisation", "reduction", "same_neurons", "table_lookup", "written"]
+__all__ = [
+    "gated",
+    "generic",
+    "normalisation",
+    "reduction",
+    "same_neurons",
+    "table_lookup",
+    "written",
+]
 
 NORMS = {
     **dict.fromkeys(
@@ -278,6 +286,22 @@ def same_neurons(loom: Loom, entry: TapeEntry, *, keeps_bias: bool, step: str = 
                     value = replace(value, owned=False)
             strands.append(value)
         loom.strands[ref.number] = tuple(strands)
+
+
+def gated(loom: Loom, entry: TapeEntry) -> None:
+    """One half of a tensor times the sigmoid of the other half."""
+    source, ref = entry_refs(entry.args)[0], entry.outputs[0]
+    assert ref is not None
+    parts, dim = loom.partition(source), entry.args["dim"] % len(source.shape)
+    strands: list[Strand] = []
+    for block in range(len(loom.partition(ref))):
+        place = loom.partition(ref).probes(block)[0]
+        other = (*place[:dim], place[dim] + ref.shape[dim], *place[dim + 1 :])
+        one, two = (loom.strand(source, (parts.find(at) or [0])[0]) for at in (place, other))
+        if isinstance(two, Hidden):
+            two = replace(two, chain=(*two.chain, "sigmoid"), owned=False)
+        strands.append(product(loom, entry, (ref, block), [one, two], EdgeKind.GATE))
+    loom.strands[ref.number] = tuple(strands)
 
 
 def table_lookup(loom: Loom, entry: TapeEntry) -> None:

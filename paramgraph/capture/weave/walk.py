@@ -12,6 +12,7 @@ from paramgraph.capture.weave.contraction import PRODUCTS, contraction
 from paramgraph.capture.weave.elementwise import elementwise
 from paramgraph.capture.weave.layers import (
     NORMS,
+    gated,
     generic,
     normalisation,
     reduction,
@@ -135,6 +136,8 @@ def _apply(loom: Loom, entry: TapeEntry) -> None:
         pads = any(pads) if isinstance(pads, list | tuple) else bool(pads)
         # Zeros at the border enter the average: a bias in front of it is not a bias behind it.
         same_neurons(loom, entry, keeps_bias="max" not in name and not ("pool" in name and pads))
+    elif name == "glu":
+        gated(loom, entry)
     elif name in ("embedding", "index", "index_select", "gather", "take_along_dim"):
         table_lookup(loom, entry)
     elif name in _WRITES or entry.operation == ALIASED:
