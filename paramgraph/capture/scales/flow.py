@@ -8,23 +8,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from paramgraph.capture.axes import Factor, Leaf, Pick, resolve, size_of
+from paramgraph.capture.axes import Leaf
 from paramgraph.capture.axis_rules.registry import operand
-from paramgraph.capture.groups import Groups
 from paramgraph.capture.inference import Inference
 from paramgraph.capture.scales.boxes import (
     Layout,
-    Meeting,
     MisfitError,
-    layout_of,
-    meetings,
     row_major,
 )
+from paramgraph.capture.scales.geometry import Geometry
 from paramgraph.capture.scales.system import Expression, Number, System
 from paramgraph.capture.tape import FACTORIES, TapeEntry, TensorRef
-from paramgraph.capture.tensor_types import Bundle, TensorType
 
-__all__ = ["Flow", "Geometry", "Scaled", "Values"]
+__all__ = ["Flow", "Scaled", "Values", "is_factory"]
 
 Values = list[list[Expression] | None]
 """For each block of a tensor how it scales as a whole and along each of its occurrences (see
@@ -40,55 +36,6 @@ class Scaled:
 
     layout: Layout
     values: Values
-
-
-@dataclass
-class Geometry:
-    """Layouts and meetings of a run; they are the same for scales and for signs.
-
-    Attributes:
-        run: Types of the tensors.
-        groups: The axis groups.
-        layouts: Blocks of tensors, by their number, and of what is computed on the way.
-        met: Which blocks meet.
-    """
-
-    run: Inference
-    groups: Groups
-    layouts: dict[object, Layout] = field(default_factory=dict)
-    met: dict[tuple[object, ...], list[Meeting]] = field(default_factory=dict)
-
-    def layout(self, ref: TensorRef) -> Layout:
-        """The blocks of a tensor."""
-        known = self.layouts.get(ref.number)
-        if known is None:
-            kind = self.run.type(ref)
-            # Tensors of one type share their layout, so that they meet only once.
-            key = ref.shape, _fingerprint(kind)
-            known = self.made(key, lambda: layout_of(self.groups, kind, ref.shape))
-            self.layouts[ref.number] = known
-        return known
-
-    def made(self, key: object, make: Callable[[], Layout]) -> Layout:
-        """A layout that is no tensor of the tape, made once."""
-        known = self.layouts.get(key)
-        if known is None:
-            known = self.layouts[key] = make()
-        return known
-
-    def typed(self, key: object, kind: TensorType, shape: Sequence[int]) -> Layout:
-        """Like ``made``, from a type."""
-        return self.made(key, lambda: layout_of(self.groups, kind, shape))
-
-    def meetings(
-        self, view: Layout, whole: Layout, strides: Sequence[int], offset: int
-    ) -> list[Meeting]:
-        """See ``boxes.meetings``."""
-        key = (view, whole, tuple(strides), offset)
-        known = self.met.get(key)
-        if known is None:
-            known = self.met[key] = meetings(view, whole, strides, offset)
-        return known
 
 
 @dataclass
@@ -288,19 +235,6 @@ class Flow:
                 leaves = [f for p in places if isinstance(f := box.digits[p].factor, Leaf)]
                 if any(other in lost for leaf in leaves for other in self.depends_on(leaf)):
                     self.system.demand_none(expression)
-
-
-def _fingerprint(kind: TensorType) -> object:
-    """What two types have in common that have the same blocks."""
-    if isinstance(kind, Bundle):
-        return (kind.axis, *map(_fingerprint, kind.blocks))
-    return tuple(tuple(map(_mark, resolve(axis))) for axis in kind)
-
-
-def _mark(factor: Factor) -> object:
-    if isinstance(factor, Leaf):
-        return id(factor)
-    return (size_of(factor), id(factor.leaf)) if isinstance(factor, Pick) else -size_of(factor)
 
 
 def is_factory(entry: TapeEntry) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from paramgraph.capture.axes import Leaf
 from paramgraph.capture.axis_rules.registry import operand, output
 from paramgraph.capture.scales.boxes import Layout, MisfitError, row_major
-from paramgraph.capture.scales.flow import Geometry
+from paramgraph.capture.scales.geometry import Geometry
 from paramgraph.capture.tape import TapeEntry, TensorRef, entry_refs
 
 __all__ = ["Phase", "find_phases"]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from paramgraph.capture.axes import Leaf, axis_size
 from paramgraph.capture.groups import Groups
 from paramgraph.capture.scales.boxes import Box, Layout, layout_of, row_major
-from paramgraph.capture.scales.flow import Flow, Geometry, Scaled, Values, is_factory
+from paramgraph.capture.scales.flow import Flow, Scaled, Values, is_factory
+from paramgraph.capture.scales.geometry import Geometry
 from paramgraph.capture.scales.phases import Phase
 from paramgraph.capture.scales.registry import apply_scale_rule
 from paramgraph.capture.scales.system import Expression, System

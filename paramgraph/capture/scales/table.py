@@ -12,7 +12,7 @@ from paramgraph.capture.groups import Groups
 from paramgraph.capture.inference import Inference
 from paramgraph.capture.scales.boxes import Layout
 from paramgraph.capture.scales.dependencies import Dependencies
-from paramgraph.capture.scales.flow import Geometry
+from paramgraph.capture.scales.geometry import Geometry
 from paramgraph.capture.scales.phases import Phase, find_phases
 from paramgraph.capture.scales.reading import (
     Reading,
@@ -61,28 +61,6 @@ class Scales:
                         name = names[unknown]
                         total[name] = total.get(name, Fraction(0)) + exponent
         return tuple((row.name, total[row.name]) for row in self.rows if total.get(row.name))
-
-    def kind(self, tensor: int, block: int) -> ScaleKind:
-        """How each neuron of a block may be rescaled by itself, apart from all others.
-
-        A group that rescales several neurons of the block by one factor does not count.
-        """
-        found = dict(self.exponents(tensor, block))
-        kinds = {
-            row.kind
-            for row in self.rows
-            if row.name in found and set(row.axes) >= self._axes(tensor, block)
-        }
-        if {ScaleKind.POSITIVE, ScaleKind.SIGN} <= kinds:
-            return ScaleKind.REAL
-        own = kinds & {ScaleKind.POSITIVE, ScaleKind.SIGN}
-        return own.pop() if own else ScaleKind.NONE
-
-    def _axes(self, tensor: int, block: int) -> set[str]:
-        geometry = self._readings[0][0].flows[0].geometry
-        box = geometry.layouts[tensor].boxes[block]
-        found = [f for d in box.digits if isinstance(f := d.factor, Leaf) and f.size > 1]
-        return {geometry.groups.names.get(id(leaf), "") for leaf in found}
 
 
 @dataclass(frozen=True)
