@@ -15,6 +15,7 @@ from paramgraph.errors import (
     ParamGraphError,
     ZooError,
 )
+from paramgraph.explicit import ExplicitGraph
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import AxisGroup, EdgeBlock, NeuronGroup, ScaleGroup
 from paramgraph.symmetry import Symmetry
@@ -29,6 +30,7 @@ __all__ = [
     "CaptureError",
     "CheckpointError",
     "EdgeBlock",
+    "ExplicitGraph",
     "GraphBatch",
     "GraphError",
     "NeuronGroup",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from paramgraph.errors import GraphError
+from paramgraph.explicit import MAX_EDGES, ExplicitGraph, expand, to_networkx, to_pyg
 from paramgraph.structure import (
     AxisGroup,
     EdgeBlock,
@@ -199,6 +200,66 @@ class ParamGraph:
             For each parameter and alias a tensor ``[B, *shape]``.
         """
         return write_values(values, self.parameters, self.neuron_groups, self.blocks, tied=tied)
+
+    def expand(
+        self, encoding: str = "neural", *, dataflow: bool = True, max_edges: int = MAX_EDGES
+    ) -> ExplicitGraph:
+        """This graph as nodes and edges; the arguments are those of ``explicit.expand``.
+
+        Example:
+            >>> import torch, paramgraph as pg
+            >>> graph = pg.capture(torch.nn.Linear(3, 2), torch.randn(4, 3))
+            >>> graph.expand("parameter").num_edges == graph.num_parameters
+            True
+        """
+        return expand(self, encoding, dataflow=dataflow, max_edges=max_edges)
+
+    def to_pyg(
+        self,
+        values: Values | Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+        encoding: str = "neural",
+        *,
+        dataflow: bool = True,
+        num_positions: int | None = None,
+        max_edges: int = MAX_EDGES,
+    ) -> Any:
+        """Networks as PyTorch Geometric ``Data``; the arguments are those of ``explicit.to_pyg``.
+
+        Example:
+            >>> import pytest, torch, paramgraph as pg
+            >>> _ = pytest.importorskip("torch_geometric")
+            >>> network = torch.nn.Linear(3, 2)
+            >>> graph = pg.capture(network, torch.randn(4, 3))
+            >>> graph.to_pyg([network.state_dict()] * 4, "parameter")[0].num_edges
+            8
+        """
+        return to_pyg(
+            self,
+            values,
+            encoding,
+            dataflow=dataflow,
+            num_positions=num_positions,
+            max_edges=max_edges,
+        )
+
+    def to_networkx(
+        self,
+        values: Values | Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+        encoding: str = "neural",
+        *,
+        dataflow: bool = True,
+    ) -> Any:
+        """One network as a ``MultiDiGraph``; the arguments are those of ``explicit.to_networkx``.
+
+        Example:
+            >>> import pytest, torch, paramgraph as pg
+            >>> _ = pytest.importorskip("networkx")
+            >>> network = torch.nn.Linear(3, 2)
+            >>> graph = pg.capture(network, torch.randn(4, 3))
+            >>> graph.to_networkx(network.state_dict()).number_of_nodes()
+            5
+        """
+        return to_networkx(self, values, encoding, dataflow=dataflow)
 
     def sample_symmetry(
         self,

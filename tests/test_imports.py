@@ -29,6 +29,7 @@ STAGES = (
     "views",
     "values",
     "symmetry",
+    "explicit",
     "graph",
     "capture",
     "frontends",
