@@ -1,6 +1,6 @@
 """Documents: their code runs, their commands exist, and what is generated is up to date.
 
-``python tests/test_docs.py`` writes the generated parts of README.md anew.
+``python tests/test_docs.py`` writes the table of rules in docs/capture.md anew.
 """
 
 from __future__ import annotations
@@ -14,51 +14,31 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+CAPTURE = ROOT / "docs" / "capture.md"
 DOCUMENTS = sorted([README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]) + sorted(
     (ROOT / "docs").glob("*.md")
 )
 
-# What the rules are about, by the name of the function.
-FAMILIES = {
-    "_matrix_product": "linear layers, matrix products",
-    "_convolution": "convolutions in 1 and 2 dimensions, also depthwise (other groups: refused)",
-    "_batch_norm": "batch normalisation (stored statistics)",
-    "_layer_norm": "layer normalisation",
-    "_group_norm": "group normalisation",
-    "_add": "sums: biases, skips",
-    "_multiply": "products: gains, constants, functions of one neuron (gates: refused)",
-    "_softmax": "softmax",
-    "_spatial": "pooling, upsampling, padding with values of the image",
-    "_pad": "padding with a constant",
-    "_reduce": "reductions",
-    "_reshape": "reshapes, flattening",
-    "_permute": "transposes",
-    "_expand": "broadcasts",
-    "_select": "slices",
-    "_same": "copies and casts",
-    "_untagged_pointwise": "further activations",
-}
-POINTWISE = (
-    "activations: operations of one neuron that PyTorch tags as pointwise (PReLU: refused)",
-    "relu, gelu, silu, tanh, sigmoid, sin, ...",
-)
-
 
 def operations_table() -> str:
-    """The table of operations with a rule."""
-    import paramgraph.capture  # noqa: F401  (registers the rules)
-    from paramgraph.capture.rules import RULES
+    """The table of rules of capture: one row per rule, in reading order."""
+    from paramgraph.capture.axis_rules import FAMILIES, RULES
 
-    names: dict[str, list[str]] = {}
-    for name, rule in RULES.items():
-        names.setdefault(rule.__name__, []).append(name.removeprefix("aten."))
-    assert set(names) == set(FAMILIES), "a family of rules has no description in tests/test_docs.py"
-    rows = [
-        (FAMILIES[rule], ", ".join(f"`{name}`" for name in sorted(names[rule])))
-        for rule in FAMILIES
-    ]
-    lines = ["| what | operations |", "|---|---|", f"| {POINTWISE[0]} | {POINTWISE[1]} |"]
-    return "\n".join([*lines, *(f"| {what} | {found} |" for what, found in rows)])
+    lines = ["| family | rule | operations |", "|---|---|---|"]
+    for family in FAMILIES:
+        names: dict[str, list[str]] = {}
+        texts: dict[str, str] = {}
+        for name, rule in RULES.items():
+            if rule.__module__ == family.__name__:
+                names.setdefault(rule.__name__, []).append(name.partition(".")[2])
+                assert rule.__doc__, f"the rule {rule.__name__} of {family.__name__} has no docstring"
+                texts[rule.__name__] = rule.__doc__.splitlines()[0]
+        title = family.__name__.rpartition(".")[2]
+        for rule_name, operations in names.items():
+            listed = ", ".join(f"`{name}`" for name in sorted(operations))
+            lines.append(f"| {title} | {texts[rule_name]} | {listed} |")
+            title = ""
+    return "\n".join(lines)
 
 
 def part(text: str, name: str) -> str:
@@ -189,8 +169,8 @@ def test_readme_tree_is_in_the_order_of_imports() -> None:
     assert names == list(STAGES)
 
 
-def test_readme_lists_the_operations_with_a_rule() -> None:
-    assert part(README.read_text(), "operations").strip() == operations_table()
+def test_the_docs_list_the_operations_with_a_rule() -> None:
+    assert part(CAPTURE.read_text(), "operations").strip() == operations_table()
 
 
 def test_readme_keeps_the_place_of_the_demo_output() -> None:
@@ -225,9 +205,10 @@ def test_no_path_of_a_machine_is_shown(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    old = README.read_text()
-    table = operations_table()
-    new = old.replace(
-        f"<!-- operations -->\n{part(old, 'operations')}", f"<!-- operations -->\n{table}\n"
+    old = CAPTURE.read_text()
+    CAPTURE.write_text(
+        old.replace(
+            f"<!-- operations -->\n{part(old, 'operations')}",
+            f"<!-- operations -->\n{operations_table()}\n",
+        )
     )
-    README.write_text(new)

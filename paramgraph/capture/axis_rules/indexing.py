@@ -40,6 +40,7 @@ def _chosen(
 
 @rule("embedding", "index_select", indices=True)
 def _embedding(run: Inference, entry: TapeEntry) -> TensorType:
+    """Rows are indexed, columns stay."""
     ref = operand(entry, "weight", "self")
     index = operand(entry, "indices", "index")
     dim = entry.args.get("dim", 0) % len(ref.shape)
@@ -68,6 +69,7 @@ def _marked(axes: Axes, leaf: Leaf | None) -> Axes:
 
 @rule("gather", "take_along_dim", indices=True)
 def _gather(run: Inference, entry: TapeEntry) -> TensorType:
+    """One axis is indexed, the others are the same."""
     ref, index = operand(entry, "self"), operand(entry, "index", "indices")
     dim = entry.args["dim"] % max(len(ref.shape), 1)
     if not ref.shape:
@@ -90,6 +92,7 @@ def _gather(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("scatter", "scatter_add", "scatter_reduce", "_scatter_reduce", indices=True)
 def _scatter(run: Inference, entry: TapeEntry) -> TensorType:
+    """One axis is written at indices, the others are the same."""
     ref, index = operand(entry, "self"), operand(entry, "index")
     if not ref.shape:
         return ()
@@ -130,6 +133,7 @@ def _scatter_choice(run: Inference, entry: TapeEntry, ref: TensorRef, dim: int, 
 
 @rule("index_add", "index_copy", "index_fill", "index_reduce", indices=True)
 def _index_add(run: Inference, entry: TapeEntry) -> TensorType:
+    """One axis is written at indices, the others are the same."""
     ref, index = operand(entry, "self"), operand(entry, "index")
     dim = entry.args["dim"] % max(len(ref.shape), 1)
     _chosen(run, entry, ref, dim, index)
@@ -165,6 +169,7 @@ def _is_together(dims: list[int]) -> bool:
 
 @rule("index", indices=True)
 def _index(run: Inference, entry: TapeEntry) -> TensorType:
+    """Indexed axes become the positions of the indices, the others stay."""
     ref, out = operand(entry, "self"), output(entry)
     pairs = _indexed_axes(entry, ref, run)
     dims = [dim for dim, _ in pairs]
@@ -225,6 +230,7 @@ def _index_positions(
 
 @rule("index_put", "_index_put_impl", "_unsafe_index_put", indices=True)
 def _index_put(run: Inference, entry: TapeEntry) -> TensorType:
+    """Indexed axes are written at positions, the others are the same."""
     ref = operand(entry, "self")
     pairs = _indexed_axes(entry, ref, run)
     values_ref, dims = operand(entry, "values"), [dim for dim, _ in pairs]
@@ -248,6 +254,7 @@ def _index_put(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("nonzero", indices=True)
 def _nonzero(run: Inference, entry: TapeEntry) -> TensorType:
+    """Where a vector over neurons is not zero: indices into these neurons."""
     ref, out = operand(entry, "self"), output(entry)
     axes = run.axes(ref, entry)
     factors = resolve(axes[0]) if len(axes) == 1 else ()
@@ -269,6 +276,7 @@ def _nonzero(run: Inference, entry: TapeEntry) -> TensorType:
     "take",
 )
 def _placed(run: Inference, entry: TapeEntry) -> TensorType:
+    """Coordinates and masks are positions, channels stay."""
     name, out = entry.operation.removeprefix("aten."), output(entry)
     if name in ("grid_sampler_2d", "grid_sampler_3d"):
         # Channels are interpolated one by one; rows and columns are coordinates.

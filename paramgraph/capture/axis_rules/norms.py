@@ -16,6 +16,7 @@ __all__: list[str] = []
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", "renorm")
 def _softmax(run: Inference, entry: TapeEntry) -> TensorType:
+    """Shape stays; the sum over the axis is noted as a tensor of its own."""
     ref = operand(entry, "self")
     kind = run.type(ref)
     rank = len(ref.shape)
@@ -31,6 +32,7 @@ def _softmax(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
 def _layer_norm(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Gain and shift have the normalised axes; the statistics are noted."""
     ref = operand(entry, "input")
     axes = run.axes(ref, entry)
     start = len(axes) - len(entry.args["normalized_shape"])
@@ -49,6 +51,7 @@ def _layer_norm(run: Inference, entry: TapeEntry) -> list[TensorType]:
 
 @rule("native_group_norm")
 def _group_norm(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Channels are split into groups and what stands in them."""
     ref = operand(entry, "input")
     axes, groups = run.axes(ref, entry), entry.args["group"]
     for name in ("weight", "bias"):
@@ -67,6 +70,7 @@ def _group_norm(run: Inference, entry: TapeEntry) -> list[TensorType]:
     *("_batch_norm_with_update", "_native_batch_norm_legit_functional", "batch_norm_elemt"),
 )
 def _batch_norm(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Gain, shift and statistics have the axis of the channels."""
     axes = run.axes(operand(entry, "input"), entry)
     channels = axes[1] if len(axes) > 1 else axes[0]
     for name in ("weight", "bias", "running_mean", "running_var"):
@@ -81,6 +85,7 @@ def _batch_norm(run: Inference, entry: TapeEntry) -> list[TensorType]:
 
 @rule("_weight_norm_interface", "_weight_norm")
 def _weight_norm(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Direction and length share the axis of the rows."""
     direction, length = run.axes(operand(entry, "v"), entry), run.axes(operand(entry, "g"), entry)
     dim = entry.args["dim"] % len(direction)
     if len(length) == len(direction):

@@ -107,6 +107,7 @@ def _counts(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", indices=True)
 def _accumulate(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Sums along an axis depend on its order."""
     ref = operand(entry, "self")
     axes = run.axes(ref, entry)
     outs = [out for out in entry.outputs if out is not None]
@@ -121,6 +122,7 @@ def _accumulate(run: Inference, entry: TapeEntry) -> list[TensorType]:
 
 @rule("flip", "roll", "tril", "triu", "_fft_c2c", "_fft_r2c", "_fft_c2r", "diff")
 def _along(run: Inference, entry: TapeEntry) -> TensorType:
+    """Flips, shifts, triangles and Fourier transforms depend on the order of an axis."""
     ref = operand(entry, "self")
     if entry.operation in ("aten.tril", "aten.triu"):
         return _ordered_along(run, entry, ref, [-2, -1])

@@ -118,6 +118,7 @@ def _counting_axis(run: Inference, ref: TensorRef, leaf: Leaf) -> int | None:
 
 @rule("copy")
 def _copy(run: Inference, entry: TapeEntry) -> TensorType:
+    """What is written has the axes of where it is written to."""
     ref, source = operand(entry, "self"), operand(entry, "src")
     types = [run.axes(ref, entry), run.axes(source, entry)]
     shape = list(ref.shape)
@@ -128,6 +129,7 @@ def _copy(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("fill", "zero")
 def _overwrite(run: Inference, entry: TapeEntry) -> TensorType:
+    """The same number everywhere says nothing of axes."""
     return run.type(operand(entry, "self"))
 
 

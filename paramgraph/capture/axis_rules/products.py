@@ -16,6 +16,7 @@ __all__: list[str] = []
 
 @rule("mm", "bmm", "mv", "dot", "vdot", "matmul", "addmm", "baddbmm", "addmv", "addbmm")
 def _matrix_product(run: Inference, entry: TapeEntry) -> TensorType:
+    """The contracted axes are the same, the others stay."""
     name = entry.operation.removeprefix("aten.")
     if name in ("addmm",):
         left, right = operand(entry, "mat1"), operand(entry, "mat2")
@@ -109,6 +110,7 @@ def _grouped_product(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("convolution", "_convolution", "conv1d", "conv2d", "conv3d")
 def _convolution(run: Inference, entry: TapeEntry) -> TensorType:
+    """Channels are contracted group by group; kernel and image are positions."""
     source, kernel = operand(entry, "input"), operand(entry, "weight")
     axes, weight = run.axes(source, entry), run.axes(kernel, entry)
     out = output(entry)
@@ -145,6 +147,7 @@ def _convolution(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("cdist", "_cdist_forward", "_euclidean_dist")
 def _distances(run: Inference, entry: TapeEntry) -> TensorType:
+    """Points are compared along their last axis."""
     left, right = run.axes(operand(entry, "x1"), entry), run.axes(operand(entry, "x2"), entry)
     unify(left[-1], right[-1], where(entry))
     lead = [merged(a, b, where(entry)) for a, b in zip(left[:-2], right[:-2], strict=True)]
@@ -153,6 +156,7 @@ def _distances(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("linear")
 def _linear(run: Inference, entry: TapeEntry) -> TensorType:
+    """The contracted axes are the same, the others stay."""
     axes, weight = (
         run.axes(operand(entry, "input"), entry),
         run.axes(operand(entry, "weight"), entry),

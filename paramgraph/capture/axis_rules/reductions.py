@@ -16,6 +16,7 @@ __all__ = ["reduced_axes"]
     *("var_mean", "std_mean", "linalg_vector_norm", "norm", "count_nonzero", "nanmean"),
 )
 def _reduce(run: Inference, entry: TapeEntry) -> TensorType | list[TensorType]:
+    """What is reduced goes, the other axes stay."""
     ref = operand(entry, "self")
     rank = len(ref.shape)
     reduced = set(dims_of(entry, rank))

@@ -37,6 +37,7 @@ def carry_index(run: Inference, entry: TapeEntry, ref: TensorRef) -> None:
     indices=True,
 )
 def _same(run: Inference, entry: TapeEntry) -> TensorType:
+    """Copies, casts and views of the same entries keep their axes."""
     ref = operand(entry, *entry.args)
     carry_index(run, entry, ref)
     return run.type(ref)
@@ -44,6 +45,7 @@ def _same(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "_reshape_alias", indices=True)
 def _reshape(run: Inference, entry: TapeEntry) -> TensorType:
+    """Factors are dealt to the new axes; leaves are split where the shape asks for it."""
     ref, out = operand(entry, "self"), output(entry)
     carry_index(run, entry, ref)
     if len(entry.args) > 1 and "dtype" in entry.args and len(ref.shape) == len(out.shape):
@@ -119,6 +121,7 @@ def _split_bundle(
 
 @rule("t", "transpose", "permute", "numpy_T", "movedim", indices=True)
 def _permute(run: Inference, entry: TapeEntry) -> TensorType:
+    """Axes change places."""
     ref = operand(entry, "self")
     carry_index(run, entry, ref)
     rank = len(ref.shape)
@@ -138,6 +141,7 @@ def _permute(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("expand", indices=True)
 def _expand(run: Inference, entry: TapeEntry) -> TensorType:
+    """A repeated axis is constant: it fits every other axis."""
     ref, out = operand(entry, "self"), output(entry)
     carry_index(run, entry, ref)
     missing = len(out.shape) - len(ref.shape)
@@ -157,6 +161,7 @@ def _expand(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("repeat")
 def _repeat(run: Inference, entry: TapeEntry) -> TensorType:
+    """Whole copies side by side: the copies are constant, their number is a factor in front."""
     ref = operand(entry, "self")
     axes = run.axes(ref, entry)
     repeats = entry.args["repeats"]
@@ -169,6 +174,7 @@ def _repeat(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("repeat_interleave")
 def _repeat_interleave(run: Inference, entry: TapeEntry) -> TensorType:
+    """Each entry several times: the repetition is a factor behind."""
     ref, out = operand(entry, "self", "repeats"), output(entry)
     if not isinstance(entry.args.get("repeats"), int) or entry.args.get("dim") is None:
         run.freeze_ref(ref, f"repeated by {where(entry)}")
@@ -181,6 +187,7 @@ def _repeat_interleave(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("pixel_shuffle", "pixel_unshuffle")
 def _pixel_shuffle(run: Inference, entry: TapeEntry) -> TensorType:
+    """Channels are split into channels and positions."""
     ref, out = operand(entry, "self"), output(entry)
     axes = run.axes(ref, entry)
     lead, (channels, *space) = axes[:-3], axes[-3:]
@@ -199,6 +206,7 @@ def _pixel_shuffle(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def _channel_shuffle(run: Inference, entry: TapeEntry) -> TensorType:
+    """Groups of channels change places with what stands in them."""
     ref = operand(entry, "self")
     axes, groups = run.axes(ref, entry), entry.args["groups"]
     halves = regroup([axes[1]], (groups, ref.shape[1] // groups), entry.position)
@@ -210,6 +218,7 @@ def _channel_shuffle(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("diagonal")
 def _diagonal(run: Inference, entry: TapeEntry) -> TensorType:
+    """Both axes of a diagonal are the same."""
     ref = operand(entry, "self")
     axes = run.axes(ref, entry)
     a, b = (entry.args[name] % len(axes) for name in ("dim1", "dim2"))
@@ -224,6 +233,7 @@ def _diagonal(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("view_as_real", "view_as_complex")
 def _complex(run: Inference, entry: TapeEntry) -> TensorType:
+    """Real and imaginary part are positions."""
     axes = run.axes(operand(entry, "self"), entry)
     if entry.operation == "aten.view_as_real":
         return (*axes, (2,))
@@ -233,6 +243,7 @@ def _complex(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("meshgrid")
 def _meshgrid(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """Coordinates are positions."""
     for ref in entry.args["tensors"]:
         run.freeze_ref(ref, f"coordinates in {where(entry)}")
     return [positions(ref) for ref in entry.outputs if ref is not None]

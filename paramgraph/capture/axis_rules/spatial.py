@@ -65,6 +65,7 @@ def _pad(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("unfold", "im2col", "col2im", "as_strided")
 def _windows(run: Inference, entry: TapeEntry) -> TensorType:
+    """Windows over positions are positions."""
     ref, out = operand(entry, "self"), output(entry)
     if entry.operation == "aten.unfold":
         axes = list(run.axes(ref, entry))
@@ -91,6 +92,7 @@ def _windows(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("glu")
 def _glu(run: Inference, entry: TapeEntry) -> TensorType:
+    """Both halves of an axis are the same."""
     ref = operand(entry, "self")
     axes = run.axes(ref, entry)
     dim = entry.args["dim"] % len(axes)

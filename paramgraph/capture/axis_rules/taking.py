@@ -88,6 +88,7 @@ def dropped(axes: Axes, dim: int) -> Axes:
 
 @rule("select", indices=True)
 def _select(run: Inference, entry: TapeEntry) -> TensorType:
+    """One index of an axis; an index that a router chose takes any of them alike."""
     ref = operand(entry, "self")
     carry_index(run, entry, ref)
     dim, index = entry.args["dim"] % len(ref.shape), entry.args["index"]
@@ -136,6 +137,7 @@ def choose(run: Inference, entry: TapeEntry, ref: TensorRef, dim: int, leaf: Lea
 
 @rule("slice", indices=True)
 def _slice(run: Inference, entry: TapeEntry) -> TensorType:
+    """Some indices of an axis: the axis is cut, a step splits it."""
     ref, out = operand(entry, "self"), output(entry)
     carry_index(run, entry, ref)
     dim = entry.args["dim"] % len(ref.shape)
@@ -159,6 +161,7 @@ def _slice(run: Inference, entry: TapeEntry) -> TensorType:
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", indices=True)
 def _split(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """An axis is cut into pieces."""
     ref = operand(entry, "self")
     carry_index(run, entry, ref)
     dim = entry.args.get("dim", 0) % len(ref.shape)
@@ -168,6 +171,7 @@ def _split(run: Inference, entry: TapeEntry) -> list[TensorType]:
 
 @rule("unbind", indices=True)
 def _unbind(run: Inference, entry: TapeEntry) -> list[TensorType]:
+    """An axis is cut into single indices."""
     ref = operand(entry, "self")
     carry_index(run, entry, ref)
     dim = entry.args["dim"] % len(ref.shape)
@@ -177,6 +181,7 @@ def _unbind(run: Inference, entry: TapeEntry) -> list[TensorType]:
 
 @rule("cat", "concat")
 def _cat(run: Inference, entry: TapeEntry) -> TensorType:
+    """Pieces follow each other on one axis, other axes are the same."""
     refs = [ref for ref in entry.args["tensors"] if 0 not in ref.shape] or entry.args["tensors"]
     out = output(entry)
     dim = entry.args["dim"] % len(out.shape)
@@ -195,6 +200,7 @@ def _most_said(run: Inference, types: list[Axes], dim: int, entry: TapeEntry) ->
 
 @rule("stack")
 def _stack(run: Inference, entry: TapeEntry) -> TensorType:
+    """Tensors side by side on a new axis of positions."""
     types = [run.axes(ref, entry) for ref in entry.args["tensors"]]
     dim = entry.args["dim"] % len(output(entry).shape)
     # Each tensor is one position of a new axis; what they have in common is not asked yet.
