@@ -47,6 +47,18 @@ def meetings(
         strides: Entry ``i`` of ``view`` is entry ``offset + sum(i * strides)`` of ``whole``,
             counted in row-major order; several entries may be the same one.
         offset: See above.
+
+    Example:
+        The columns of a matrix of neurons, transposed.
+
+        >>> from paramgraph.capture.axes import Leaf
+        >>> from paramgraph.capture.groups import Groups
+        >>> from paramgraph.capture.scales.boxes import layout_of
+        >>> a, b, groups = Leaf("a", 2), Leaf("b", 3), Groups(None)
+        >>> matrix = layout_of(groups, ((a,), (b,)), (2, 3))
+        >>> transposed = layout_of(groups, ((b,), (a,)), (3, 2))
+        >>> meetings(transposed, matrix, (1, 3))[0].pairs  # a, b, and both
+        ((0, 1), (1, 0), (2, 2))
     """
     found: list[Meeting] = []
     if not view.num_entries or not whole.num_entries:

@@ -37,6 +37,10 @@ class Scales:
         rows: The table, in order of the parameters that they act on.
         parts: How each part of a parameter (by name and number) scales.
         shifts: How each part is shifted.
+
+    Example:
+        >>> Scales().exponents(tensor=0, block=0)
+        ()
     """
 
     rows: tuple[ScaleGroup, ...] = ()
@@ -85,6 +89,21 @@ def find_scales(run: Inference, groups: Groups) -> Scales:
     Args:
         run: Types of all tensors.
         groups: The axis groups.
+
+    Example:
+        >>> import torch
+        >>> from paramgraph.capture.groups import find_groups
+        >>> from paramgraph.capture.infer import infer
+        >>> from paramgraph.capture.record import record
+        >>> network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU())
+        >>> network.append(torch.nn.Linear(8, 1))  # doctest: +ELLIPSIS
+        Sequential(...)
+        >>> groups = find_groups(infer([record(network, torch.randn(4, 2))]))
+        >>> scales = find_scales(groups.run, groups)
+        >>> [(row.name, row.size) for row in scales.rows]
+        [('0:positive', 8)]
+        >>> scales.parts["2.weight", 0][0].exponent
+        Fraction(-1, 1)
     """
     geometries = [Geometry(one, groups) for one in (run, *run.others)]
     layouts = parameter_layouts(groups)
