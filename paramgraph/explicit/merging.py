@@ -124,10 +124,9 @@ class _Plan:
             group.kind is not NeuronKind.HIDDEN for group in before
         ):
             return False
-        # A node has one activation, one running mean and one normalisation.
-        if after.activation is not Activation.NONE and any(
-            group.activation is not Activation.NONE for group in before
-        ):
+        # A node has one activation and one running mean.
+        activations = {group.activation for group in (*before, after)} - {Activation.NONE}
+        if len(activations) > 1:
             return False
         statistics = {f.role for f in after.features if f.role is not NeuronRole.BIAS}
         if any(feature.role in statistics for group in before for feature in group.features):
