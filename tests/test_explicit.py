@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -193,7 +194,7 @@ def test_kernels_of_several_sizes_are_padded_with_a_mask() -> None:
     assert values.edges.shape == (1, 2 + 2 + 6, 4)
     assert values.mask.sum(1).tolist() == [3] * 2 + [1] * 2 + [4] * 6
     assert (values.edges[0][~values.mask] == 0).all()
-    first = network[0].weight
+    first = network.state_dict()["0.weight"]
     assert torch.equal(values.edges[0, 1, :3], first[1, 0, :, 0])
     assert explicit.edge_coordinates()[0, :, 1].tolist() == [-1, 0, 1, 0]
     wide = explicit.values(network.state_dict(), num_positions=9)
@@ -248,7 +249,7 @@ def test_large_graphs_and_unknown_encodings_are_refused() -> None:
 
 
 def test_a_normalisation_beside_a_branch_of_its_input_keeps_its_neurons() -> None:
-    def wiring(n: Wired, x: Tensor) -> Tensor:
+    def wiring(n: Any, x: Tensor) -> Tensor:
         hidden = n.first(x)
         return n.last((n.norm(hidden) + n.beside(hidden)).relu())
 
@@ -269,6 +270,14 @@ def test_a_normalisation_beside_a_branch_of_its_input_keeps_its_neurons() -> Non
     assert (values.edges[0][added] == 1).all()
     gain = explicit.receiver[explicit.edge_kind == LinkKind.GAIN.index]
     assert torch.equal(gain.sort().values, explicit.receiver[added].sort().values)
+
+
+def test_a_normalisation_between_two_activations_keeps_its_neurons() -> None:
+    layers = (nn.Tanh(), nn.BatchNorm1d(3), nn.ReLU())
+    kept = nn.Sequential(nn.Linear(2, 3), *layers, nn.Linear(3, 1)).eval()
+    merged = nn.Sequential(nn.Linear(2, 3), *layers[:2], nn.Linear(3, 1)).eval()
+    explicit = [pg.capture(n, vectors(4, 2)).expand("parameter") for n in (kept, merged)]
+    assert explicit[0].num_nodes == explicit[1].num_nodes + 3
 
 
 @pytest.mark.parametrize(
@@ -324,7 +333,7 @@ def test_pyg_data_can_be_batched() -> None:
     assert torch.equal(back.edge_index, networks[1].edge_index)
     explicit = graph.expand("neural")
     written = explicit.write_back(back.edge_attr[None], back.x[None])
-    assert torch.equal(written["3.weight"][0], network[3].weight)
+    assert torch.equal(written["3.weight"][0], network.state_dict()["3.weight"])
 
 
 def test_networkx_has_the_same_edges() -> None:
@@ -337,8 +346,8 @@ def test_networkx_has_the_same_edges() -> None:
     assert drawn.number_of_edges() == explicit.num_edges
     kernel = drawn.edges[0, 1, 0]
     assert (kernel["kind"], kernel["block"]) == ("conv", "0.weight")
-    assert kernel["value"] == network[0].weight[0, 0, :, 0].tolist()
-    assert drawn.nodes[1]["bias"] == network[0].bias[0].item()
+    assert kernel["value"] == network.state_dict()["0.weight"][0, 0, :, 0].tolist()
+    assert drawn.nodes[1]["bias"] == network.state_dict()["0.bias"][0].item()
     parameter = graph.to_networkx(network.state_dict(), "parameter")
     assert parameter.number_of_edges(0, 1) == 3  # the parallel edges of a kernel
     with pytest.raises(GraphError, match="takes one network, got 2"):
