@@ -15,6 +15,8 @@ from paramgraph.frontends import build_from_factory
 from paramgraph.frontends.factory import import_network
 from paramgraph.frontends.loaded import ExampleInputs
 from paramgraph.graph import ParamGraph
+from paramgraph.report.graph_page import write_graph_page
+from paramgraph.report.inspect_text import inspect_data, inspect_text
 from paramgraph.report.plain import table
 from paramgraph.storage import load_state_dict
 from paramgraph.zoo import Zoo
@@ -60,9 +62,16 @@ def _add_arguments(parser: ArgumentParser) -> None:
         type=str | None,
         help="Name or number of the output that symmetries must keep, where there are several.",
     )
+    parser.add_argument(
+        "--html",
+        type=str | None,
+        help="Also write a page that shows the graph: pan, zoom, search, details; opens offline.",
+    )
 
 
 def _run(arguments: Namespace) -> Answer:
+    if arguments.html is not None and not Path(arguments.html).parent.is_dir():
+        raise UsageError(f"--html {arguments.html}: its folder does not exist.")
     path = Path(arguments.source)
     is_weights = path.suffix.lower() in _SUFFIXES and ":" not in arguments.source
     is_zoo = path.is_dir() and not (path / "config.json").is_file()
@@ -75,6 +84,8 @@ def _run(arguments: Namespace) -> Answer:
     if is_weights:
         text, data = _parameters(load_state_dict(path), arguments.source)
         if arguments.factory is None:
+            if arguments.html is not None:
+                raise UsageError("--html shows a network: for a file of weights, give --factory.")
             return Answer(text, data)
         network = build_from_factory(arguments.factory, path).network
         answer = _inspect(network, _inputs(arguments), arguments)
@@ -132,7 +143,10 @@ def _inspect(network: nn.Module, inputs: ExampleInputs, arguments: Namespace) ->
     torch.manual_seed(0)
     graph = capture(network, inputs, **_options(arguments))
     checked = verify(network, graph, inputs)
-    text = f"{graph.summary()}\n\n{checked}"
+    text = f"{inspect_text(graph)}\n\n{checked}"
+    if arguments.html is not None:
+        write_graph_page(arguments.html, graph, checked)
+        text += f"\n\nWritten to {arguments.html} (open it in a browser)"
     data = {
         "source": arguments.source,
         "network": graph.name,
@@ -146,6 +160,8 @@ def _inspect(network: nn.Module, inputs: ExampleInputs, arguments: Namespace) ->
             for group in graph.scale_groups
         ],
         "unused_parameters": graph.unused_parameters,
+        **inspect_data(graph),
+        "html": arguments.html,
         "verification": {
             "passed": checked.passed,
             "max_error": checked.max_error,

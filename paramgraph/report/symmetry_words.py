@@ -66,14 +66,7 @@ class SymmetryWords:
         return ", and ".join(phrases) or "a single one"
 
     def short(self, factors: Sequence[Factor]) -> str:
-        """The axes of a part, one word each: ``layers.0 (free) x 3``.
-
-        Example:
-            >>> import torch, paramgraph as pg
-            >>> graph = pg.capture(torch.nn.Linear(3, 2), torch.randn(4, 3))
-            >>> SymmetryWords(graph).short((7,))
-            '7'
-        """
+        """The axes of a part, one word each; a name in brackets is in a fixed order."""
         words = []
         for f in factors:
             if isinstance(f, str):
@@ -141,7 +134,7 @@ def _power(name: str, power: Fraction) -> str:
 
 
 def _singular(noun: str) -> str:
-    return noun.removesuffix("s")
+    return noun.replace("groups of", "group of") if " of " in noun else noun.removesuffix("s")
 
 
 def _nouns(graph: ParamGraph) -> dict[str, str]:
@@ -165,7 +158,8 @@ def _nouns(graph: ParamGraph) -> dict[str, str]:
             nouns.update(dict.fromkeys(names, "heads"))
         elif len(names) == 1 and "topk" in group.activation_text:  # a router
             nouns[names[0]] = "experts"
+    for row in graph.axis_groups:
+        if nouns.get(row.name) == "heads":  # grouped queries: heads that share their keys
+            nouns |= {name: "groups of heads" for name in row.given if nouns[name] == "heads"}
     sizes = {row.name: row.size for row in graph.axis_groups}
-    return {
-        name: _singular(noun) if sizes.get(name) == 1 else noun for name, noun in nouns.items()
-    }
+    return {name: _singular(noun) if sizes.get(name) == 1 else noun for name, noun in nouns.items()}

@@ -1,6 +1,7 @@
 """What the page shows, as plain lists: everything is worded here, the script only draws it.
 
-A *fact* is a label with pieces; a piece is text, or a link ``[table, row]`` to another item. Tables
+A *fact* is a label with pieces; a piece is text, a link ``[table, row]`` or
+``[table, row, text]`` to another item, or a list of these for one line. Tables
 are one letter: ``g`` neuron groups, ``b`` blocks, ``a`` axis groups, ``s`` scale groups,
 ``p`` parameters.
 """
@@ -14,6 +15,7 @@ from typing import Any
 from paramgraph.capture import Verification
 from paramgraph.graph import ParamGraph
 from paramgraph.report.graph_page.layout import Layout, lay_out
+from paramgraph.report.graph_page.totals import notes, power_of_ten, totals
 from paramgraph.report.symmetry_words import SymmetryWords, part_code, shape_text
 from paramgraph.structure import (
     EdgeBlock,
@@ -22,6 +24,7 @@ from paramgraph.structure import (
     Factor,
     NeuronGroup,
     ParameterLayout,
+    ParameterPart,
     ScaleKind,
 )
 
@@ -47,8 +50,8 @@ def page_data(graph: ParamGraph, verification: Verification | None = None) -> di
     Example:
         >>> import torch, paramgraph as pg
         >>> data = page_data(pg.capture(torch.nn.Linear(3, 2), torch.randn(4, 3)))
-        >>> [row["name"] for row in data["g"]], sorted(data)
-        (['input', ''], ['a', 'b', 'bands', 'g', 'kinds', 'notes', 'p', 's', 'title', 'totals'])
+        >>> [row["kind"] for row in data["g"]], [row["name"] for row in data["b"]]
+        (['input', 'output'], ['weight'])
     """
     return _Tables(graph, lay_out(graph)).data(verification)
 
@@ -67,6 +70,15 @@ class _Tables:
         for number, block in enumerate(graph.blocks):
             self.incoming[block.receiver].append(number)
             self.outgoing[block.sender].append(number)
+        groups, blocks, rows = graph.neuron_groups, graph.blocks, graph.parameters
+        self.axis_groups = _links("g", [[f for f in g.axes if isinstance(f, str)] for g in groups])
+        self.axis_parameters = _links("p", [sorted(row.groups) for row in rows])
+        self.scale_groups = _links("g", [[n for n, _ in g.scale_exponents] for g in groups])
+        self.scale_parameters = _links(
+            "p", [[name for part in row.parts for name in _scale_names(part)] for row in rows]
+        )
+        self.read_by = _links("b", [[b.view.parameter] if b.view else [] for b in blocks])
+        self.feature_of = _links("g", [[f.view.parameter for f in g.features] for g in groups])
 
     def data(self, verification: Verification | None) -> dict[str, Any]:
         """All tables."""
@@ -74,15 +86,15 @@ class _Tables:
         used = {block.kind for block in graph.blocks}
         return {
             "title": graph.name,
-            "totals": _totals(graph, verification),
-            "notes": _notes(graph, verification),
+            "totals": totals(graph, verification),
+            "notes": notes(graph, verification),
             "kinds": [[kind.value, KIND_WORDS[kind]] for kind in EdgeKind if kind in used],
             "bands": [[b.name, b.top, b.bottom, b.lane] for b in self.layout.bands],
             "g": [self._group(i, group) for i, group in enumerate(graph.neuron_groups)],
             "b": [self._block(i, block) for i, block in enumerate(graph.blocks)],
             "a": [self._axis(i) for i in range(len(graph.axis_groups))],
             "s": [self._scale(i) for i in range(len(graph.scale_groups))],
-            "p": [self._parameter(i, row) for i, row in enumerate(graph.parameters)],
+            "p": [self._parameter(row) for row in graph.parameters],
         }
 
     def _group(self, number: int, group: NeuronGroup) -> dict[str, Any]:
@@ -126,8 +138,10 @@ class _Tables:
         scales: list[int] = []
         if block.view is None:
             facts.append(("values", [f"constant: every edge is {block.constant:g}"]))
-            ends = (self.graph.neuron_groups[i] for i in (block.sender, block.receiver))
-            axes = self._axis_rows(f for group in ends for f in group.axes)
+            ends = [self.graph.neuron_groups[i].axes for i in (block.receiver, block.sender)]
+            for title, factors in zip(("receivers", "senders"), ends, strict=True):
+                facts.append((title, [self.words.factors(factors)]))
+            axes = self._axis_rows(f for factors in ends for f in factors)
         else:
             part = self.graph.parameters[self.parameter_row[block.view.parameter]].parts[
                 block.view.part
@@ -136,7 +150,7 @@ class _Tables:
             facts += self._part_facts(part.factors)
             facts.append(("scale", [self.words.part_scales(part)]))
             axes = self._axis_rows(part.factors)
-            scales = [self.scale_row[s.group] for s in (*part.scales, *part.shifts)]
+            scales = [self.scale_row[name] for name in _scale_names(part)]
         return {
             "name": block.name,
             "kind": block.kind.value,
@@ -155,9 +169,9 @@ class _Tables:
             ("size", [f"{row.size:,}"]),
             ("symmetry", [self.words.axis(row)]),
             ("depends on", [["a", self.axis_row[name]] for name in row.given] or ["nothing"]),
-            ("permutations", [_power_of_ten(row.log_size(copies))]),
-            ("numbers", self._holders("g", number)),
-            ("acts on", self._parameters_of(row.name)),
+            ("permutations", [power_of_ten(row.log_size(copies))]),
+            ("neurons of", self.axis_groups.get(row.name, ["no group"])),
+            ("acts on", self.axis_parameters.get(row.name, ["no parameter"])),
         ]
         return {
             "name": row.name,
@@ -173,29 +187,12 @@ class _Tables:
             ("kind", [f"{row.kind.value}: {self.words.scale_kind(row.kind)}"]),
             ("factors", [f"{row.size:,}"]),
             ("numbered by", [["a", self.axis_row[name]] for name in row.axes] or ["one for all"]),
-            (
-                "rescales",
-                [
-                    ["g", i]
-                    for i, group in enumerate(self.graph.neuron_groups)
-                    if any(name == row.name for name, _ in group.scale_exponents)
-                ]
-                or ["no neurons"],
-            ),
-            (
-                "acts on",
-                [
-                    ["p", i]
-                    for i, layout in enumerate(self.graph.parameters)
-                    if any(
-                        s.group == row.name for q in layout.parts for s in (*q.scales, *q.shifts)
-                    )
-                ],
-            ),
+            ("rescales", self.scale_groups.get(row.name, ["no neurons"])),
+            ("acts on", self.scale_parameters.get(row.name, ["no parameter"])),
         ]
         return {"name": row.name, "size": row.size, "kind": row.kind.value, "facts": facts}
 
-    def _parameter(self, number: int, layout: ParameterLayout) -> dict[str, Any]:
+    def _parameter(self, layout: ParameterLayout) -> dict[str, Any]:
         what = "running statistic" if layout.is_buffer else "parameter"
         facts: list[Fact] = [
             ("kind", [what]),
@@ -210,16 +207,8 @@ class _Tables:
             facts += self._part_facts(part.factors)
             if part.scales or part.shifts:
                 facts.append(("scale", [self.words.part_scales(part)]))
-        blocks = [
-            ["b", i]
-            for i, block in enumerate(self.graph.blocks)
-            if block.view is not None and block.view.parameter == layout.name
-        ]
-        groups = [
-            ["g", i]
-            for i, group in enumerate(self.graph.neuron_groups)
-            if any(f.view.parameter == layout.name for f in group.features)
-        ]
+        blocks = self.read_by.get(layout.name, [])
+        groups = self.feature_of.get(layout.name, [])
         facts.append(("stands in", [*blocks, *groups]))
         return {
             "name": layout.name,
@@ -263,23 +252,28 @@ class _Tables:
         for number in blocks:
             block = self.graph.blocks[number]
             end = block.sender if incoming else block.receiver
-            pieces.append([["b", number], "from" if incoming else "to", ["g", end]])
+            name = block.name if block.view is not None else block.kind.value
+            pieces.append([["b", number, name], "from" if incoming else "to", ["g", end]])
         return pieces or ["none"]
-
-    def _holders(self, table: str, axis: int) -> list[Any]:
-        name = self.graph.axis_groups[axis].name
-        return [
-            [table, i] for i, group in enumerate(self.graph.neuron_groups) if name in group.axes
-        ] or ["no neurons"]
-
-    def _parameters_of(self, name: str) -> list[Any]:
-        return [["p", i] for i, row in enumerate(self.graph.parameters) if name in row.groups]
 
     def _state(self, factors: Sequence[Factor]) -> str:
         moves = [isinstance(f, str) and self.words.axes[f].free for f in factors]
         if not any(moves):
             return "frozen"
         return "free" if all(moves) else "part"
+
+
+def _links(table: str, names: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+    """For each name the links to the rows that have it."""
+    links: dict[str, list[Any]] = {}
+    for row, found in enumerate(names):
+        for name in dict.fromkeys(found):
+            links.setdefault(name, []).append([table, row])
+    return links
+
+
+def _scale_names(part: ParameterPart) -> list[str]:
+    return [s.group for s in part.scales] + [s.group for s in part.shifts]
 
 
 def _activation(group: NeuronGroup) -> str:
@@ -292,48 +286,3 @@ def _activation(group: NeuronGroup) -> str:
 def _scale_text(words: SymmetryWords, group: NeuronGroup) -> str:
     said = words.scale_kind(group.scale)
     return said if group.scale is ScaleKind.NONE else f"{group.scale.value}: {said}"
-
-
-def _power_of_ten(log_size: float) -> str:
-    return f"10^{log_size / math.log(10):.1f} (natural logarithm {log_size:.1f})"
-
-
-def _totals(graph: ParamGraph, verification: Verification | None) -> list[list[str]]:
-    """Label, value, and whether it is good news, bad news or neither."""
-    free = sum(row.free for row in graph.axis_groups)
-    totals = [
-        ["parameters", f"{graph.num_parameters:,}", ""],
-        ["neurons", f"{graph.num_neurons:,}", ""],
-        ["edges", f"{graph.num_edges:,}", ""],
-        ["permutations", _power_of_ten(graph.log_group_size()), ""],
-        ["axis groups", f"{free:,} free, {len(graph.axis_groups) - free:,} frozen", ""],
-        ["scale groups", f"{len(graph.scale_groups):,}", ""],
-        ["unknown operations", str(len(graph.unknown_operations)), _bad(graph.unknown_operations)],
-        ["unused", str(len(graph.unused_parameters)), ""],
-        ["constant", str(len(graph.constant_parameters)), ""],
-        ["repairs", str(len(_repairs(graph))), _bad(_repairs(graph))],
-    ]
-    if verification is None:
-        return [*totals, ["verification", "not run", ""]]
-    word, tone = ("passed", "good") if verification.passed else ("FAILED", "bad")
-    return [*totals, ["verification", f"{word}, error {verification.max_error:.1e}", tone]]
-
-
-def _notes(graph: ParamGraph, verification: Verification | None) -> list[list[Any]]:
-    """Heading and lines of each remark."""
-    rows = [
-        ["verification", [str(verification)] if verification else ["not run"]],
-        ["operations without a rule", list(graph.unknown_operations)],
-        ["repairs", list(_repairs(graph))],
-        ["unused parameters", list(graph.unused_parameters)],
-        ["constant parameters", list(graph.constant_parameters)],
-    ]
-    return [[heading, lines or ["none"]] for heading, lines in rows]
-
-
-def _bad(found: Sequence[str]) -> str:
-    return "bad" if found else ""
-
-
-def _repairs(graph: ParamGraph) -> tuple[str, ...]:
-    return tuple(getattr(graph, "repairs", ()))

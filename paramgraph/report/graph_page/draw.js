@@ -12,6 +12,7 @@ const NARROW = matchMedia("(max-width: 760px)");
 
 const eye = { x: 0, y: 0, zoom: 1 }; // what stands in the middle of the view, and how large
 let chosen = null, hovered = null, marked = null, colors = {}, waiting = false;
+let isMoved = false; // by the reader; until then, the picture follows the size of the window
 // marked: {g: Set, b: Set} of what a table row or a search stands for; null when there is none.
 
 for (const block of data.b) { // a path per block, with its bounds
@@ -175,14 +176,19 @@ function drawMap(dpr, left, top, right, bottom) { // the whole graph, small, wit
     const tall = Math.max(bh, 1.4 / mapScale);
     mapPen.fillRect(x - bw / 2, y - tall / 2, bw, tall);
   });
-  mapPen.strokeStyle = colors.accent;
+  const edge = 2 / mapScale, x0 = Math.max(left, hull[0] - 40 + edge), y0 = Math.max(top, hull[1] - 40 + edge);
+  const x1 = Math.min(right, hull[2] + 40 - edge), y1 = Math.min(bottom, hull[3] + 40 - edge);
+  mapPen.strokeStyle = mapPen.fillStyle = colors.accent;
   mapPen.lineWidth = 1.5 / mapScale;
-  mapPen.strokeRect(left, top, right - left, bottom - top);
+  mapPen.strokeRect(x0, y0, x1 - x0, y1 - y0);
+  mapPen.globalAlpha = 0.1;
+  mapPen.fillRect(x0, y0, x1 - x0, y1 - y0);
 }
 
 // Moving
 
 function clampEye() {
+  isMoved = true;
   const pad = 60 / eye.zoom;
   eye.zoom = Math.min(4, Math.max(0.02, eye.zoom));
   eye.x = Math.min(hull[2] + pad, Math.max(hull[0] - pad, eye.x));
@@ -190,16 +196,17 @@ function clampEye() {
   redraw();
 }
 function fit(isWhole) {
-  const w = hull[2] - hull[0] + 150, h = hull[3] - hull[1] + 70;
-  const across = view.clientWidth / w, down = view.clientHeight / h;
-  eye.x = (hull[0] + hull[2]) / 2 - 20 / across;
+  // The names of the bands stand at the left, the map at the right.
+  const before = data.bands.length && !NARROW.matches ? 90 : 24, after = NARROW.matches ? 12 : 130;
+  const w = hull[2] - hull[0], h = hull[3] - hull[1] + 60;
+  const across = Math.max(60, view.clientWidth - before - after) / w, down = view.clientHeight / h;
   // As wide as the view, but legible; then the top, from where one reads on.
   eye.zoom = isWhole ? Math.min(across, down, 1.25)
-    : Math.max(Math.min(across, Math.max(down, 1)), NARROW.matches ? 0.5 : 0.6);
-  eye.y = h * eye.zoom <= view.clientHeight ? (hull[1] + hull[3]) / 2
-    : hull[1] - 35 + view.clientHeight / 2 / eye.zoom;
-  if (isWhole) eye.y = (hull[1] + hull[3]) / 2;
-  else if (w * eye.zoom > view.clientWidth && data.g.length) eye.x = data.g[0].box[0];
+    : Math.max(Math.min(across, Math.max(down, 1), 1.25), NARROW.matches ? 0.45 : 0.55);
+  eye.x = (hull[0] + hull[2]) / 2 + (after - before) / 2 / eye.zoom;
+  if (!isWhole && eye.zoom > across && data.g.length) eye.x = data.g[0].box[0];
+  eye.y = isWhole || h * eye.zoom <= view.clientHeight ? (hull[1] + hull[3]) / 2
+    : hull[1] - 30 + view.clientHeight / 2 / eye.zoom;
   redraw();
 }
 function zoomAt(px, py, factor) { // the place under the pointer stays
@@ -218,6 +225,7 @@ function goTo(table, row) {
     eye.y = isLong ? y1 : (y0 + y1) / 2;
   } else return;
   eye.zoom = Math.max(eye.zoom, 0.7);
+  if (!NARROW.matches) eye.x += 50 / eye.zoom; // the map is at the right
   clampEye();
 }
 function hit(px, py) {

@@ -1,7 +1,8 @@
 """Rows of a drawing: which group stands in which row, in which order, and where lines pass.
 
-A line over several rows passes each row in between at a place of its own, a *waypoint*. Lines of one
-kind that leave the same group share their waypoints: a residual stream is one line with branches.
+A line over several rows passes each row in between at a place of its own, a *waypoint*. Lines of
+one kind that leave the same group share their waypoints: a residual stream is one line with
+branches.
 """
 
 from __future__ import annotations

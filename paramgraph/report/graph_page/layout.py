@@ -1,8 +1,6 @@
 """Positions of a drawing: a box per neuron group, a line per edge block, a band per module.
 
-Rows follow depth from top to bottom. Within a row the boxes keep their order and their distance, and
-stand as near to what they are joined with as these allow; waypoints pull hardest, so that long lines
-run straight. Lines bend between rows only, so no line runs through a box.
+Rows follow depth from top to bottom. Lines bend between rows only, so no line runs through a box.
 """
 
 from __future__ import annotations
@@ -11,19 +9,21 @@ import re
 from dataclasses import dataclass
 
 from paramgraph.graph import ParamGraph
+from paramgraph.report.graph_page.across import place_across
 from paramgraph.report.graph_page.layers import Rows, make_rows
 from paramgraph.structure import Activation, EdgeKind, NeuronGroup, NormKind
 
 __all__ = ["Band", "Box", "Layout", "lay_out"]
 
 BOX_HEIGHT = 40.0
-_ROW_GAP = 46.0
-_GAP, _LINE_GAP = 28.0, 16.0
+_ROW_GAP = 42.0
 _NARROWEST, _WIDEST = 84.0, 236.0
 _LETTER, _SMALL_LETTER = 6.8, 6.0  # width of a letter of the two lines, on average
 _PADDING = 28.0
-_NUM_ROUNDS = 30
-_STRAIGHT = 8.0  # how much harder a long line pulls
+_PORT_GAP = 16.0
+
+Port = tuple[float, bool, int]
+"""Where a line goes next, whether that is a waypoint, and what tells lines apart."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def lay_out(graph: ParamGraph) -> Layout:
     captions = [_caption(group) for group in graph.neuron_groups]
     widths = [_width(*texts) for texts in zip(labels, captions, strict=True)]
     widths += [0.0] * (len(rows.row) - rows.num_groups)
-    x = _across(rows, widths)
+    x = place_across(rows, widths)
     step = BOX_HEIGHT + _ROW_GAP
     boxes = tuple(
         Box(round(x[v], 1), rows.row[v] * step, widths[v], BOX_HEIGHT, rows.row[v], *texts)
@@ -103,65 +103,6 @@ def lay_out(graph: ParamGraph) -> Layout:
     return Layout(boxes, _routes(graph, rows, x, boxes), bands)
 
 
-# Across: the x of every vertex
-
-
-def _across(rows: Rows, widths: list[float]) -> list[float]:
-    x = [0.0] * len(rows.row)
-    for line in rows.order:
-        _place_row(rows, line, widths, x, [0.0] * len(line), [1.0] * len(line))
-    for turn in range(_NUM_ROUNDS):
-        both = turn >= _NUM_ROUNDS - 6  # at last, look in both directions
-        down = turn % 2 == 0
-        for line in rows.order if down else reversed(rows.order):
-            wanted, pulls = [], []
-            for v in line:
-                near = [*rows.above[v], *rows.below[v]] if both else []
-                near = near or (rows.above[v] if down else rows.below[v])
-                pull = [_pull(rows, v, u) for u in near]
-                total = sum(pull)
-                mean = sum(p * x[u] for p, u in zip(pull, near, strict=True)) / (total or 1.0)
-                wanted.append(mean if near else x[v])
-                pulls.append(total or 0.1)
-            _place_row(rows, line, widths, x, wanted, pulls)
-    return x
-
-
-def _pull(rows: Rows, first: int, second: int) -> float:
-    if rows.is_waypoint(first) and rows.is_waypoint(second):
-        return _STRAIGHT
-    return 1.0
-
-
-def _place_row(
-    rows: Rows,
-    line: list[int],
-    widths: list[float],
-    x: list[float],
-    wanted: list[float],
-    pulls: list[float],
-) -> None:
-    """The nearest places to those wanted that keep order and distance: isotonic regression."""
-    offsets, place = [], 0.0
-    for index, v in enumerate(line):
-        if index:
-            before = line[index - 1]
-            lines = rows.is_waypoint(v) or rows.is_waypoint(before)
-            place += (widths[before] + widths[v]) / 2 + (_LINE_GAP if lines else _GAP)
-        offsets.append(place)
-    pools: list[tuple[float, float, int]] = []  # mean, weight, number of vertices
-    for goal, offset, pull in zip(wanted, offsets, pulls, strict=True):
-        mean, weight, count = goal - offset, pull, 1
-        while pools and pools[-1][0] > mean:
-            other, other_weight, other_count = pools.pop()
-            mean = (mean * weight + other * other_weight) / (weight + other_weight)
-            weight, count = weight + other_weight, count + other_count
-        pools.append((mean, weight, count))
-    level = [mean for mean, _, count in pools for _ in range(count)]
-    for v, mean, offset in zip(line, level, offsets, strict=True):
-        x[v] = mean + offset
-
-
 # Lines
 
 
@@ -170,33 +111,62 @@ def _routes(
 ) -> tuple[tuple[tuple[float, float], ...], ...]:
     """Points of every line; lines leave and enter a box beside each other."""
     kinds = list(EdgeKind)
-    leaves: dict[int, set[tuple[float, int]]] = {}
-    enters: dict[int, set[tuple[float, int]]] = {}
+    leaves: dict[int, set[Port]] = {}
+    enters: dict[int, set[Port]] = {}
+    ports = []
     for number, (block, path) in enumerate(zip(graph.blocks, rows.paths, strict=True)):
+        after, before = path[1], path[-2]
         # What turns right at the next row leaves at the right; the kind keeps shared lines shared.
-        leaves.setdefault(path[0], set()).add((x[path[1]], kinds.index(block.kind)))
-        enters.setdefault(path[-1], set()).add((x[path[-2]], number))
-    left = {v: _ports(boxes[v], found) for v, found in leaves.items()}
-    entered = {v: _ports(boxes[v], found) for v, found in enters.items()}
+        leaving = (x[after], rows.is_waypoint(after), kinds.index(block.kind))
+        entering = (x[before], rows.is_waypoint(before), number)
+        leaves.setdefault(path[0], set()).add(leaving)
+        enters.setdefault(path[-1], set()).add(entering)
+        ports.append((leaving, entering))
+    left = {v: _spread(boxes[v], found) for v, found in leaves.items()}
+    entered = {v: _spread(boxes[v], found) for v, found in enters.items()}
     step, half = BOX_HEIGHT + _ROW_GAP, BOX_HEIGHT / 2
     routes = []
-    for number, (block, path) in enumerate(zip(graph.blocks, rows.paths, strict=True)):
-        start = left[path[0]][x[path[1]], kinds.index(block.kind)]
-        points = [(start, rows.row[path[0]] * step + half)]
+    for path, (leaving, entering) in zip(rows.paths, ports, strict=True):
+        points = [(left[path[0]][leaving], rows.row[path[0]] * step + half)]
         for v in path[1:-1]:
             middle = rows.row[v] * step
             points += [(x[v], middle - half), (x[v], middle + half)]
-        points.append((entered[path[-1]][x[path[-2]], number], rows.row[path[-1]] * step - half))
+        points.append((entered[path[-1]][entering], rows.row[path[-1]] * step - half))
         routes.append(tuple(_without_idle(points)))
     return tuple(routes)
 
 
-def _ports(box: Box, found: set[tuple[float, int]]) -> dict[tuple[float, int], float]:
-    """Places along the side of a box, in the order of where the lines go to."""
-    width = min(box.width - 20.0, 18.0 * (len(found) - 1))
-    gap = width / (len(found) - 1) if len(found) > 1 else 0.0
-    start = box.x - width / 2
-    return {key: start + index * gap for index, key in enumerate(sorted(found))}
+def _spread(box: Box, found: set[Port]) -> dict[Port, float]:
+    """Places along the side of a box: below a long line where there is one, else in the middle."""
+    room = max(0.0, box.width / 2 - 12.0)
+    gap = min(_PORT_GAP, 2 * room / max(1, len(found) - 1))
+    keys = sorted(found)
+    wanted = [
+        min(box.x + room, max(box.x - room, x)) if is_long else box.x for x, is_long, _ in keys
+    ]
+    places = spaced(wanted, [8.0 if is_long else 1.0 for _, is_long, _ in keys], gap)
+    # The spacing may have pushed some over the edge: all move back together.
+    shift = max(0.0, box.x - room - places[0]) - max(0.0, places[-1] - box.x - room)
+    return {key: place + shift for key, place in zip(keys, places, strict=True)}
+
+
+def spaced(wanted: list[float], pulls: list[float], gap: float) -> list[float]:
+    """The nearest places to those wanted that stand in order with a gap (isotonic regression).
+
+    Example:
+        >>> spaced([0.0, 0.0, 50.0], [1.0, 1.0, 1.0], 10.0)
+        [-5.0, 5.0, 50.0]
+    """
+    pools: list[tuple[float, float, int]] = []  # mean, weight, number of places
+    for index, (goal, pull) in enumerate(zip(wanted, pulls, strict=True)):
+        mean, weight, count = goal - index * gap, pull, 1
+        while pools and pools[-1][0] > mean:
+            other, other_weight, other_count = pools.pop()
+            mean = (mean * weight + other * other_weight) / (weight + other_weight)
+            weight, count = weight + other_weight, count + other_count
+        pools.append((mean, weight, count))
+    level = [mean for mean, _, count in pools for _ in range(count)]
+    return [mean + index * gap for index, mean in enumerate(level)]
 
 
 def _without_idle(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -18,7 +18,7 @@ from paramgraph.storage import write_atomic
 
 __all__ = ["graph_page", "write_graph_page"]
 
-_SCRIPTS = ("draw.js", "panel.js")
+_SCRIPTS = ("draw.js", "panel.js", "events.js")
 
 
 def graph_page(graph: ParamGraph, verification: Verification | None = None) -> str:
