@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import Wired, randomise
 from torch import Tensor, nn
 
+import paramgraph as pg
 from benchmarks.coverage import __main__ as command
 from benchmarks.coverage.architecture import Architecture
 from benchmarks.coverage.architectures import all_architectures
@@ -18,6 +20,8 @@ from benchmarks.coverage.measuring import Measurement, measure
 from benchmarks.coverage.precision import float64_throughout, runs_in_float64
 from benchmarks.coverage.report import markdown, totals, write
 from benchmarks.coverage.running import run_all
+from benchmarks.coverage.teeth import Teeth, bite
+from paramgraph.capture.verify import Probe
 
 # One of each kind: what a type is made of differs between them.
 A_DOZEN = (
@@ -167,6 +171,66 @@ def test_a_network_that_insists_on_float32_is_not_called_exact() -> None:
     assert not runs_in_float64(network, torch.randn(2, 3))
 
 
+def _teeth_of(network: nn.Module, inputs: Tensor) -> Teeth:
+    graph = pg.capture(network, inputs)
+    return bite(graph, Probe(network, graph, inputs))
+
+
+def test_a_group_permuted_in_one_tensor_is_noticed_in_each() -> None:
+    network, inputs = _mlp()
+    teeth = _teeth_of(network, inputs)
+    # Weight and bias of the hidden neurons, and the weight that reads them.
+    assert (teeth.num_pairs, teeth.noticed, teeth.dead, teeth.unexplained) == (3, 3, [], [])
+
+
+def test_a_weight_without_effect_is_called_dead() -> None:
+    """A bias before an instance norm cancels."""
+    layers = [nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3), nn.Flatten(), nn.Linear(3 * 16, 2)]
+    network = randomise(nn.Sequential(*layers), 0)
+    teeth = _teeth_of(network, torch.randn(3, 1, 6, 6))
+    assert teeth.dead == ["0 in 0.bias"]
+    assert teeth.noticed == 2
+    assert teeth.unexplained == []
+
+
+def test_a_permutation_without_effect_in_a_living_weight_is_not_explained() -> None:
+    """Each row of the second weight counts the same, so its order is seen in no output."""
+
+    def wiring(n: Wired, x: Tensor) -> Tensor:
+        hidden = (n.first(x)[:, :, None] * n.second.exp()).sum(1)  # type: ignore[operator]
+        return n.head(hidden)  # type: ignore[operator]
+
+    parts = {"first": nn.Linear(3, 5), "second": nn.Parameter(torch.randn(5, 4))}
+    network = Wired(wiring, **parts, head=nn.Linear(4, 2))
+    graph, inputs = pg.capture(network, torch.randn(4, 3)), torch.randn(4, 3)
+    probe = Probe(network, graph, inputs)
+    state = dict(probe.state)
+    # Verified as free, but with these weights no permutation of the rows can be seen.
+    state["second"] = state["second"][:1].expand(5, 4).clone()
+    probe.state = state
+    probe.reference = probe.outputs(state)
+    teeth = bite(graph, probe)
+    expected = [f"second in {name}" for name in ("first.bias", "first.weight", "second")]
+    assert sorted(teeth.unexplained) == expected
+    assert teeth.dead == []
+
+
+def test_the_command_fails_when_the_check_is_blunt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_environment", dict)
+    for noticed, code in ((97, 1), (98, 0)):
+        row = Measurement("one", "a", max_error=0.0)
+        row.teeth = Teeth(noticed + 2, noticed, [], ["0 in 0.bias", "2 in 2.bias"])
+        monkeypatch.setattr(command, "run_all", lambda *_, row=row, **__: [row])
+        assert command.main(["--out", str(tmp_path)]) == code
+    printed = capsys.readouterr().out
+    assert "FAILED 2 of 99 wrong permutations changed nothing" in printed
+    report = (tmp_path / "coverage.md").read_text()
+    assert "98/100, **2 unexplained**" in report
+    assert "- one: `2 in 2.bias`" in report
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("title", A_DOZEN)
@@ -175,3 +239,6 @@ def test_a_model_type_is_captured_and_verified(title: str) -> None:
     row = measure(all_architectures()[title])
     assert row.problems == []
     assert row.num_free
+    assert row.teeth is not None
+    assert row.teeth.noticed > 20
+    assert row.teeth.unexplained == []

@@ -16,6 +16,8 @@ from torch import nn
 import paramgraph as pg
 from benchmarks.coverage.architecture import Architecture, Inputs
 from benchmarks.coverage.precision import float64_throughout, runs_in_float64
+from benchmarks.coverage.teeth import Teeth, bite
+from paramgraph.capture.verify import Probe
 from paramgraph.testing.draws import double_state
 from paramgraph.testing.graph_laws import _complete, _round_trip
 
@@ -41,6 +43,7 @@ class Measurement:
         precision: ``float64`` if the network runs in it throughout, else ``float32``.
         max_error: Largest change of an output under drawn symmetries.
         round_trip: Whether weights come back from values with the same bits.
+        teeth: What happened when groups were permuted in one of their tensors.
         complete: Whether every trained scalar stands in the graph or is listed as unused.
         time_s: Time of everything.
         problems: Why the row counts as failed; none in a good row.
@@ -58,6 +61,7 @@ class Measurement:
     max_error: float | None = None
     round_trip: bool | None = None
     complete: bool | None = None
+    teeth: Teeth | None = None
     time_s: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -82,7 +86,8 @@ def measure(architecture: Architecture, *, seed: int = 0) -> Measurement:
         row.num_parameters = sum(parameter.numel() for parameter in network.parameters())
         row.precision = "float64" if runs_in_float64(network, inputs) else "float32"
         with _stage(row, "capture"):
-            graph = pg.capture(network, inputs, strict=False, output=architecture.output)
+            # Without its self-check, which would take out what is wrong before it is counted.
+            graph = pg.capture(network, inputs, output=architecture.output, check=False)
             _describe(row, graph)
             with _stage(row, "completeness"):
                 row.complete = _holds(row, "not complete", _complete(network, graph))
@@ -90,7 +95,9 @@ def measure(architecture: Architecture, *, seed: int = 0) -> Measurement:
                 law = _round_trip(graph, double_state(network))
                 row.round_trip = _holds(row, "other bits after a round trip", law)
             with _stage(row, "verify"):
-                _verify(row, network, graph, inputs, architecture.output)
+                _verify(row, network, graph, inputs)
+            with _stage(row, "teeth"):
+                _bite(row, network, graph, inputs)
     row.time_s = time.perf_counter() - start
     return row
 
@@ -121,12 +128,18 @@ def _holds(row: Measurement, problem: str, law: tuple[float, str]) -> bool:
     return violations == 0
 
 
-def _verify(
-    row: Measurement, network: nn.Module, graph: pg.ParamGraph, inputs: Inputs, output: Any
-) -> None:
-    wide = float64_throughout() if row.precision == "float64" else contextlib.nullcontext()
-    with wide:
-        verification = pg.verify(network, graph, inputs, output=output)
+def _wide(row: Measurement) -> contextlib.AbstractContextManager[Any]:
+    return float64_throughout() if row.precision == "float64" else contextlib.nullcontext()
+
+
+def _bite(row: Measurement, network: nn.Module, graph: pg.ParamGraph, inputs: Inputs) -> None:
+    with _wide(row):
+        row.teeth = bite(graph, Probe(network, graph, inputs))
+
+
+def _verify(row: Measurement, network: nn.Module, graph: pg.ParamGraph, inputs: Inputs) -> None:
+    with _wide(row):
+        verification = pg.verify(network, graph, inputs)
     row.max_error = verification.max_error
     allowed = TOLERANCES[row.precision or "float32"]
     if not (verification.passed and row.max_error <= allowed):

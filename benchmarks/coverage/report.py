@@ -15,8 +15,8 @@ __all__ = ["line", "markdown", "totals", "write"]
 
 _HEAD = (
     "| architecture | parameters | groups free / frozen | log group size | unknown operations "
-    "| largest error | computed in | round trip | complete | seconds |\n"
-    "|---|--:|--:|--:|---|--:|---|---|---|--:|"
+    "| largest error | computed in | round trip | complete | teeth | seconds |\n"
+    "|---|--:|--:|--:|---|--:|---|---|---|--:|--:|"
 )
 
 
@@ -25,6 +25,7 @@ def line(row: Measurement) -> str:
     if row.passed:
         groups = f"{row.num_free} free, {row.num_frozen} frozen"
         found = f"ok      error {row.max_error:.0e} ({row.precision}), {groups}"
+        found += f", teeth {_teeth(row)}"
     else:
         found = f"FAILED  {'; '.join(row.problems)}"
     return f"{row.family}: {row.name:28s} {row.time_s:5.1f} s  {found}"
@@ -40,6 +41,9 @@ def totals(rows: Sequence[Measurement]) -> dict[str, float]:
         Name to number, for example ``passed``.
     """
     errors = [row.max_error for row in rows if row.passed and row.max_error is not None]
+    teeth = [row.teeth for row in rows if row.teeth is not None]
+    unexplained = sum(len(one.unexplained) for one in teeth)
+    noticed = sum(one.noticed for one in teeth)
     return {
         "architectures": len(rows),
         "passed": sum(row.passed for row in rows),
@@ -49,6 +53,13 @@ def totals(rows: Sequence[Measurement]) -> dict[str, float]:
         "free axis groups": sum(row.num_free or 0 for row in rows),
         "frozen axis groups": sum(row.num_frozen or 0 for row in rows),
         "largest error of those that passed": max(errors, default=0.0),
+        "pairs permuted in one tensor only": sum(one.tried for one in teeth),
+        "of these noticed": noticed,
+        "of these in dead weights": sum(len(one.dead) for one in teeth),
+        "of these unexplained": unexplained,
+        "percent noticed of those in live weights": round(
+            100 * noticed / max(noticed + unexplained, 1), 2
+        ),
         "seconds of all processes": round(sum(row.time_s for row in rows), 1),
     }
 
@@ -73,6 +84,14 @@ def markdown(rows: Sequence[Measurement], environment: Mapping[str, str]) -> str
     text += [
         f"- `{operation}`: {count} architectures" for operation, count in unknown.most_common()
     ]
+    text += ["", "## Permuted in one tensor only, and not noticed", ""]
+    for row in rows:
+        if row.teeth is not None:
+            text += [f"- {row.name}: `{pair}`" for pair in row.teeth.unexplained]
+            text += [
+                f"- {row.name}: `{pair}` (dead: noise is not noticed either)"
+                for pair in row.teeth.dead
+            ]
     text += ["", "## Totals", "", "| what | number |", "|---|--:|"]
     text += [
         f"| {name} | {number:,.3g} |"
@@ -112,6 +131,7 @@ def _row(row: Measurement) -> str:
         row.precision or "-",
         _truth(row.round_trip),
         _truth(row.complete),
+        _teeth(row),
         f"{row.time_s:.1f}",
     )
     return f"| {' | '.join(cells)} |"
@@ -119,6 +139,16 @@ def _row(row: Measurement) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _teeth(row: Measurement) -> str:
+    """Noticed of tried, for example ``38/40, 1 dead, 1 unexplained``."""
+    if row.teeth is None:
+        return "-"
+    found = [f"{row.teeth.noticed}/{row.teeth.tried}"]
+    found += [f"{len(row.teeth.dead)} dead"] if row.teeth.dead else []
+    found += [f"**{len(row.teeth.unexplained)} unexplained**"] if row.teeth.unexplained else []
+    return ", ".join(found)
 
 
 def _truth(value: bool | None) -> str:
