@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from expected_scales import EXPECTED_SCALES, num_factors
 from more_networks import ALL_HAZARDS
 from networks import Hazard, Wired, as_double, make_hazard, outputs, vectors, zeros
 from oracle import count_rescalings
@@ -284,6 +285,16 @@ def test_all_scales_of_typical_layers_are_found(hazard: Hazard, rows: Rows) -> N
     assert find(hazard.make(), hazard.example_inputs).rows == rows
 
 
+@pytest.mark.parametrize("hazard", ALL_HAZARDS, ids=str)
+def test_all_scales_worked_out_by_hand_are_found(hazard: Hazard) -> None:
+    found = find(hazard.make(), hazard.example_inputs)
+    sizes, rows = Counter[ScaleKind](), EXPECTED_SCALES[hazard.name]
+    for row in found.scales.rows:
+        sizes[row.kind] += row.size
+    assert sizes[ScaleKind.POSITIVE] == num_factors(rows, "positive")
+    assert sizes[ScaleKind.SIGN] == num_factors(rows, "sign")
+
+
 @pytest.mark.parametrize("hazard", [*HAZARDS, *ALL_HAZARDS], ids=str)
 def test_scales_keep_the_function(hazard: Hazard) -> None:
     found = find(hazard.make(), hazard.example_inputs)
@@ -346,6 +357,15 @@ def test_random_networks_have_no_more_scales_than_there_are(seed: int) -> None:
         sizes[row.kind] += row.size
     assert sizes[ScaleKind.POSITIVE] <= num_positive
     assert sizes[ScaleKind.SIGN] <= num_sign
+
+
+@pytest.mark.parametrize("seed", [151, 183, 260, 299])
+def test_scales_of_long_random_networks_hold(seed: int) -> None:
+    """Each was wrong once: groups inside a norm, biases of sines, joined signs, repeated groups."""
+    found = find(random_network(seed, num_blocks=7), vectors(2, TIME, WIDTH))
+    for draw, permute in enumerate([False, True, True]):
+        drawn = found.draw(draw, found.scales.rows, permute=permute)
+        assert found.change(drawn) < 1e-9, f"permute={permute}"
 
 
 def _shifted(found: Found) -> dict[str, float]:
