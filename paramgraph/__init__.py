@@ -6,7 +6,7 @@ The data flows along one line: ``capture`` (network to ``ParamGraph``), ``featur
 
 from paramgraph import frontends, nn, testing, zoo
 from paramgraph.batch import GraphBatch, collate
-from paramgraph.capture import Verification, capture, verify
+from paramgraph.capture import Verification, capture, repair, verify
 from paramgraph.errors import (
     BatchError,
     CaptureError,
@@ -46,6 +46,7 @@ __all__ = [
     "collate",
     "frontends",
     "nn",
+    "repair",
     "testing",
     "verify",
     "zoo",
