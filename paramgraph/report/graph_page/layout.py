@@ -141,13 +141,13 @@ def _spread(box: Box, found: set[Port]) -> dict[Port, float]:
     room = max(0.0, box.width / 2 - 12.0)
     gap = min(_PORT_GAP, 2 * room / max(1, len(found) - 1))
     keys = sorted(found)
-    wanted = [
-        min(box.x + room, max(box.x - room, x)) if is_long else box.x for x, is_long, _ in keys
-    ]
+    wanted = [x if is_long else box.x for x, is_long, _ in keys]
     places = spaced(wanted, [8.0 if is_long else 1.0 for _, is_long, _ in keys], gap)
-    # The spacing may have pushed some over the edge: all move back together.
-    shift = max(0.0, box.x - room - places[0]) - max(0.0, places[-1] - box.x - room)
-    return {key: place + shift for key, place in zip(keys, places, strict=True)}
+    low, high = box.x - room, box.x + room - gap * (len(keys) - 1)
+    return {
+        key: min(high, max(low, place - index * gap)) + index * gap
+        for index, (key, place) in enumerate(zip(keys, places, strict=True))
+    }
 
 
 def spaced(wanted: list[float], pulls: list[float], gap: float) -> list[float]:
