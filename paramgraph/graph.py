@@ -267,6 +267,7 @@ class ParamGraph:
         *,
         permute: bool = True,
         scale: bool = False,
+        phase: bool = False,
         scale_range: float = 10.0,
     ) -> Symmetry:
         """Draw a random element of the group found.
@@ -275,6 +276,7 @@ class ParamGraph:
             generator: Source of randomness.
             permute: Draw permutations.
             scale: Draw positive scales and signs too.
+            phase: Draw shifts of sines too. They act on parameters, but on no single neuron value.
             scale_range: Positive factors are log-uniform in ``[1 / scale_range, scale_range]``.
 
         Returns:
@@ -288,6 +290,7 @@ class ParamGraph:
             generator=generator,
             permute=permute,
             scale=scale,
+            phase=phase,
             scale_range=scale_range,
         )
 

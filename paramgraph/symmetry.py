@@ -149,7 +149,7 @@ class Symmetry:
         """Factor q of each neuron of a group, in the numbering before the permutation."""
         row = self.neuron_groups[group]
         sizes = [self.axis_groups[f].size if isinstance(f, str) else f for f in row.axes]
-        scale = torch.ones(sizes, dtype=torch.float64)
+        scale = torch.ones(sizes, dtype=torch.float64, device="cpu")
         for name, exponent in row.scale_exponents:
             if name in self.factors:
                 names = self.scale_groups[name].axes
@@ -161,9 +161,13 @@ class Symmetry:
     def _index(self, factors: Sequence[Factor]) -> Tensor:
         """Flat gather index of an axis that is a product of factors."""
         sizes = [self.axis_groups[f].size if isinstance(f, str) else f for f in factors]
-        grid = torch.meshgrid(*[torch.arange(s) for s in sizes], indexing="ij") if sizes else ()
+        grid = (
+            torch.meshgrid(*[torch.arange(s, device="cpu") for s in sizes], indexing="ij")
+            if sizes
+            else ()
+        )
         target: dict[str, Tensor] = {}
-        flat = torch.zeros(sizes, dtype=torch.long)
+        flat = torch.zeros(sizes, dtype=torch.long, device="cpu")
         for place, (factor, size) in enumerate(zip(factors, sizes, strict=True)):
             moved = grid[place]
             if isinstance(factor, str):
@@ -247,7 +251,7 @@ def draw_symmetry(
     orders = {}
     for group in axis_groups:
         copies = math.prod(by_name[name].size for name in group.given)
-        order = torch.arange(group.size).expand(copies, -1).clone()
+        order = torch.arange(group.size, device="cpu").expand(copies, -1).clone()
         if group.free and permute:
             for row in range(copies):
                 order[row] = _shuffle(group.size, generator)
@@ -256,7 +260,7 @@ def draw_symmetry(
     for scaled in scale_groups:
         if not (phase if scaled.kind is ScaleKind.PHASE else scale):
             continue
-        draw = torch.rand(scaled.size, generator=generator, dtype=torch.float64)
+        draw = torch.rand(scaled.size, generator=generator, dtype=torch.float64, device="cpu")
         if scaled.kind is ScaleKind.PHASE:
             factors[scaled.name] = (5 * draw).floor() - 2
         elif scaled.kind is ScaleKind.SIGN:
@@ -269,6 +273,6 @@ def draw_symmetry(
 
 def _shuffle(size: int, generator: torch.Generator | None) -> Tensor:
     """A random permutation that is not the identity (where there is another one)."""
-    order = torch.randperm(size, generator=generator)
-    identity = torch.arange(size)
+    order = torch.randperm(size, generator=generator, device="cpu")
+    identity = torch.arange(size, device="cpu")
     return identity.roll(1) if size > 1 and torch.equal(order, identity) else order

@@ -80,7 +80,8 @@ def _error(graph: ParamGraph, probes: list[Probe], seed: int, num_draws: int) ->
     generator = torch.Generator().manual_seed(seed)
     for probe in probes:
         for draw in range(num_draws):
-            symmetry = graph.sample_symmetry(generator, scale=draw % 2 == 1)
+            is_scaled = draw % 2 == 1
+            symmetry = graph.sample_symmetry(generator, scale=is_scaled, phase=is_scaled)
             error = probe.error(symmetry.apply(probe.state))
             if error > _FACTOR * probe.tolerance:
                 return error

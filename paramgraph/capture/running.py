@@ -28,6 +28,7 @@ __all__ = [
     "chosen_output",
     "detached",
     "evaluation_copy",
+    "exact_copy",
     "kept_random_state",
     "output_tensors",
     "plain_execution",
@@ -103,7 +104,7 @@ def evaluation_copy(network: nn.Module, *, share_parameters: bool = False) -> nn
                 if isinstance(value, Tensor) and not value.is_leaf:
                     known[id(value)] = value.detach().clone()
         try:
-            copied = copy.deepcopy(network, known)
+            copied = exact_copy(network, known)
         except Exception as error:
             raise CaptureError(
                 f"the network {type(network).__name__} cannot be copied: {type(error).__name__}: "
@@ -116,6 +117,15 @@ def evaluation_copy(network: nn.Module, *, share_parameters: bool = False) -> nn
         except WroteParameterError:
             return evaluation_copy(network)  # its ``eval`` merges weights, say
         return copied
+
+
+def exact_copy(network: nn.Module, known: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy that keeps the attributes of parameters, which subclasses of these lose."""
+    copied = copy.deepcopy(network, known)
+    for parameter, own in zip(network.parameters(), copied.parameters(), strict=True):
+        for name, value in vars(parameter).items():
+            vars(own).setdefault(name, value)
+    return copied
 
 
 def chosen_output(result: Any, output: OutputChoice) -> Any:

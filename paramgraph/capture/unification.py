@@ -59,7 +59,9 @@ def merged(first: Sequence[Factor], second: Sequence[Factor], reason: str) -> Ax
     while left and right:
         a, b = left.pop(), right.pop()
         size_a, size_b = size_of(a), size_of(b)
-        if size_a == 1 or size_b == 1:
+        if size_a == size_b == 1:
+            result.append(max((a, b), key=_says))
+        elif size_a == 1 or size_b == 1:
             result.extend(f for f, s in ((a, size_a), (b, size_b)) if s == 1)
             left.extend([a] if size_a != 1 else [])
             right.extend([b] if size_b != 1 else [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from paramgraph.capture.running import (
     chosen_output,
     detached,
     evaluation_copy,
+    exact_copy,
     output_tensors,
     plain_execution,
     rebuilt,
@@ -138,7 +138,7 @@ class Probe:
 
     def outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """What the network returns with these weights."""
-        network = copy.deepcopy(self._network)
+        network = exact_copy(self._network)
         network.load_state_dict(state)
         with plain_execution(network):
             torch.manual_seed(0)
@@ -205,7 +205,8 @@ def verify(
         allowed = max(allowed, probe.tolerance)
         dtype = probe.dtype if probe.dtype != torch.float64 else dtype
         for draw in range(num_draws):
-            symmetry = graph.sample_symmetry(generator, scale=scale and draw % 2 == 1)
+            is_scaled = scale and draw % 2 == 1
+            symmetry = graph.sample_symmetry(generator, scale=is_scaled, phase=is_scaled)
             worst = max(worst, probe.error(symmetry.apply(probe.state)))
     return Verification(
         max_error=worst,
@@ -282,7 +283,7 @@ def _disturbed(
         value = get_parameter(state, layout)
         if not value.is_floating_point():
             continue
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64, device="cpu")
         if layout.name in variances:
             value = value * (0.3 * noise).exp().to(dtype)
         else:

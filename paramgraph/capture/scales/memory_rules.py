@@ -37,7 +37,7 @@ class _Window:
         """Address of every entry."""
         result = torch.tensor([self.offset])
         for size, stride in zip(self.shape, self.strides, strict=True):
-            result = (result[:, None] + stride * torch.arange(size)).reshape(-1)
+            result = (result[:, None] + stride * torch.arange(size, device="cpu")).reshape(-1)
         return result
 
     def index(self, address: int) -> int | None:
