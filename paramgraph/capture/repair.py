@@ -14,7 +14,7 @@ from paramgraph.structure import AxisGroup, ScaleGroup, ScaleKind
 
 __all__ = ["repair"]
 
-_NUM_DRAWS = 2
+_NUM_DRAWS = 4
 _FACTOR = 100
 """A wrong group changes outputs by far more than rounding, which this leaves room for."""
 
