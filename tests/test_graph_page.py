@@ -256,7 +256,8 @@ def assert_drawable(graph: pg.ParamGraph, layout: Layout) -> None:
             assert room > (boxes[left].width + boxes[right].width) / 2 + 5, "boxes overlap"
         for other, others in by_row.items():
             if other > row:
-                assert boxes[others[0]].y - boxes[numbers[0]].y > boxes[others[0]].height + 20
+                room = boxes[others[0]].y - boxes[numbers[0]].y
+                assert room > boxes[others[0]].height + 20, "rows out of order"
     for block, route in zip(graph.blocks, layout.routes, strict=True):
         sender, receiver = boxes[block.sender], boxes[block.receiver]
         assert sender.row < receiver.row, "an edge leads up"

@@ -27,6 +27,8 @@ for (const block of data.b) { // a path per block, with its bounds
   block.path = path;
   block.bounds = [Math.min(...xs), r[1], Math.max(...xs), r[r.length - 1]];
 }
+const together = {}; // all lines of a kind as one path: for the whole of a large graph, seen from afar
+for (const block of data.b) (together[block.kind] ||= new Path2D()).addPath(block.path);
 const hull = data.g.reduce((h, { box: [x, y, w, k] }) => [Math.min(h[0], x - w / 2),
   Math.min(h[1], y - k / 2), Math.max(h[2], x + w / 2), Math.max(h[3], y + k / 2)],
 [Infinity, Infinity, -Infinity, -Infinity]);
@@ -77,9 +79,15 @@ function draw() {
     if (band[3] === 0) pen.fillRect(0, (band[1] - top) * z, w, (band[2] - band[1]) * z);
   });
   pen.setTransform(dpr * z, 0, 0, dpr * z, -left * z * dpr, -top * z * dpr);
+  const isFar = z < 0.2 && !lit;
+  if (isFar) for (const [kind, path] of Object.entries(together)) {
+    pen.strokeStyle = colors[kind];
+    pen.lineWidth = 0.8 / z;
+    pen.stroke(path);
+  }
   data.b.forEach((block, i) => {
     const [x0, y0, x1, y1] = block.bounds;
-    if (x1 < left - 9 || x0 > right + 9 || y1 < top || y0 > bottom) return;
+    if (isFar || x1 < left - 9 || x0 > right + 9 || y1 < top || y0 > bottom) return;
     const isLit = lit && lit.b.has(i), isOver = hovered && hovered[0] === "b" && hovered[1] === i;
     pen.globalAlpha = lit && !isLit && !isOver ? 0.13 : 1;
     pen.strokeStyle = pen.fillStyle = colors[block.kind];
@@ -113,6 +121,11 @@ function arrow(route) {
 
 function drawBox(on, { box: [x, y, w, h], kind, state, label, caption }, z, isChosen, isOver) {
   const x0 = x - w / 2, y0 = y - h / 2;
+  if (z < 0.12 && !isChosen && !isOver) {
+    on.fillStyle = colors[state];
+    on.fillRect(x0, y0, w, h);
+    return;
+  }
   on.beginPath();
   on.roundRect(x0, y0, w, h, 7);
   on.fillStyle = colors[kind];
