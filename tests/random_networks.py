@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import paramgraph as pg
+from paramgraph.testing import check_graph
 
 __all__ = ["TIME", "WIDTH", "random_network"]
 
@@ -200,19 +202,37 @@ def random_network(seed: int, num_blocks: int = 4) -> nn.Sequential:
 
 
 def main(first: int, last: int, num_blocks: int) -> None:
-    """Compare capture with the oracle on random networks and print where they differ."""
+    """Compare capture with the oracle on random networks and print where they differ.
+
+    ``misses`` is a graph with fewer symmetries than the network has. ``WRONG`` has symmetries that
+    are none, ``INVALID`` breaks a law of graphs, ``CRASH`` cannot be captured: these are bugs.
+    """
+    words: Counter[str] = Counter()
     for seed in range(first, last):
         network, inputs = random_network(seed, num_blocks), vectors(3, TIME, WIDTH)
         layers = [layer for layer in network if isinstance(layer, Wired)]
         names = " ".join(layer.wiring.__qualname__.split(".")[0] for layer in layers)
-        counted = count_symmetries(network, inputs[:1]).count
+        word, note = _judge(network, inputs)
+        words[word] += 1
+        if word != "ok":
+            print(f"{seed} {word}: {names}: {note}", flush=True)
+    print(f"{num_blocks} blocks, seeds {first} to {last - 1}: {dict(words)}")
+
+
+def _judge(network: nn.Module, inputs: Tensor) -> tuple[str, str]:
+    try:
         graph = pg.capture(network, inputs)
-        found = num_permutations(graph.axis_groups)
-        if found != counted or not pg.verify(network, graph, inputs).passed:
-            word = "misses" if found < counted else "WRONG"
-            print(
-                f"{seed} {word}: {found} of {counted}: {names}: {found_groups(graph.axis_groups)}"
-            )
+    except (pg.ParamGraphError, AssertionError, LookupError) as problem:
+        return "CRASH", f"{type(problem).__name__}: {problem}"
+    report = check_graph(network, inputs, graph=graph, num_seeds=2)
+    if not report.passed:
+        return "INVALID", str([row for row in report.rows if not row.passed])
+    counted = count_symmetries(network, inputs[:1]).count
+    found = num_permutations(graph.axis_groups)
+    if found == counted:
+        return "ok", ""
+    word = "misses" if found < counted else "WRONG"
+    return word, f"{found} of {counted}: {found_groups(graph.axis_groups)}"
 
 
 if __name__ == "__main__":

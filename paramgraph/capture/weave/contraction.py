@@ -132,21 +132,31 @@ def _sides(
     sides = []
     for block, axes in enumerate(parts.axes):
         names = []
-        for axis, letter in zip(axes, letters, strict=True):
+        for place, (axis, letter) in enumerate(zip(axes, letters, strict=True)):
             here = [letter] * len(axis)
-            groups = entry.args.get("groups", 1)
-            if entry.operation == "aten.convolution" and groups > 1:
-                # The first factors of channels and kernels number the groups.
-                is_whole = letter == "k" and not kernel
-                is_whole |= kernel and letter == letters[0]
-                have = 1
+            # The first factors of channels and kernels number the groups.
+            if place == _grouped_axis(entry, kernel=kernel):
+                wanted, have = len(_groups_of(loom, entry, ref, block, place)), 1
                 for i, factor in enumerate(axis):
-                    if is_whole and have < groups:
+                    if have < wanted:
                         have *= size_of(factor)
                         here[i] = "g"
             names.append(tuple(here))
         sides.append(_Side(ref, block, loom.strand(ref, block), axes, tuple(letters), tuple(names)))
     return sides
+
+
+def _grouped_axis(entry: TapeEntry, *, kernel: bool) -> int | None:
+    """The axis of a grouped convolution's kernel, or of its image, that runs over all groups."""
+    if entry.operation != "aten.convolution" or entry.args["groups"] == 1:
+        return None
+    return 0 if kernel else 1
+
+
+def _groups_of(loom: Loom, entry: TapeEntry, ref: TensorRef, block: int, axis: int) -> set[int]:
+    """The groups of a convolution that a block of a tensor has channels of."""
+    index = loom.partition(ref).index[block][axis]
+    return set((index * entry.args["groups"] // ref.shape[axis]).tolist())
 
 
 def _block(
@@ -169,11 +179,15 @@ def _block(
             place.get(letter) if letter.islower() or len(letter) > 1 else None
             for letter in side.letters
         ]
-        is_conv = entry.operation == "aten.convolution"
-        if is_conv and entry.args["groups"] > 1:
+        axis = _grouped_axis(entry, kernel=side.ref is right[0])
+        if axis is not None:
+            here = _groups_of(loom, entry, side.ref, side.block, axis)
+            if not here & _groups_of(loom, entry, *site, 1):
+                return False
             spots = [None] * len(spots)
-            if not entry.args["transposed"] and side.ref is right[0]:
-                spots[0] = place.get("j")
+            if side.ref is right[0]:
+                is_whole = not entry.args["transposed"]  # the kernel's own output channels
+                spots[1 - is_whole] = place["j"] if is_whole else place["j"] % side.ref.shape[1]
         return side.block in loom.partition(side.ref).find(spots)
 
     pairs = [(a, b) for a in ours if at(a) for b in theirs if at(b) and _meet(loom, a, b)]
@@ -331,7 +345,8 @@ def _weight(
     if labels is None:
         shared, receivers, senders = (_once(some) for some in (shared, receivers, senders))
     _with_dependence(loom, shared, receivers, senders)
-    flat = entry.args.get("groups", 1) if entry.operation == "aten.convolution" else 1
+    axis = _grouped_axis(entry, kernel=True)
+    flat = len(_groups_of(loom, entry, weight.ref, weight.block, axis)) if axis is not None else 1
     for some in (shared, receivers, senders):
         some.sort(key=lambda item: _rank(loom, item[0]))
     wanted = tuple(item[0] for item in (*shared, *senders))
@@ -441,13 +456,15 @@ def _add_block(
     if flat > 1 and blocks != flat:
         blocks = flat  # groups of channels that are fixed: whole axes, cut by size
     num = (ends[1].size // blocks, ends[0].size // blocks)
+    is_whole = all(end.size % blocks == 0 for end in ends)
     order = [i for item in (*shared, *receivers, *senders, *rest) for i in item[1]]
     factors = part_axes(loom, piece)
     order += [i for i in range(len(factors)) if i not in order]
     sizes = [size_of(item[2]) for item in rest]
     total = math.prod(size_of(factors[i]) for i in range(len(factors)))  # type: ignore[arg-type]
     num_positions = total // max(blocks * num[0] * num[1], 1)
-    if blocks * num[0] * num[1] * num_positions != total or len(set(order)) != len(order):
+    is_whole &= blocks * num[0] * num[1] * num_positions == total
+    if not is_whole or len(set(order)) != len(order):
         attach(loom, replace(piece, labels=None), ends[0], ends[1], entry)
         return
     if is_conv:
