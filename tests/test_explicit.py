@@ -280,6 +280,13 @@ def test_a_normalisation_between_two_activations_keeps_its_neurons() -> None:
     assert explicit[0].num_nodes == explicit[1].num_nodes + 3
 
 
+def test_a_normalisation_of_inputs_that_is_the_output_keeps_its_neurons() -> None:
+    explicit = pg.capture(nn.LayerNorm(3), vectors(4, 3)).expand("parameter")
+    kinds = [NodeKind.INPUT, NodeKind.OUTPUT, NodeKind.GAIN, NodeKind.SHIFT]
+    counts = [int((explicit.node_kind == kind.index).sum()) for kind in kinds]
+    assert counts == [3, 3, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("last", "num_nodes"),
     [(nn.BatchNorm1d(3), 2 + 3 + 1 + 2 + 3 + 2), (nn.LayerNorm(3), 2 + 3 + 1 + 2 + 2)],
@@ -305,7 +312,12 @@ def test_positions_number_inputs_and_outputs_only() -> None:
     assert position[kind == NodeKind.OUTPUT.index].tolist() == [0, 1, 2]
     others = (kind != NodeKind.INPUT.index) & (kind != NodeKind.OUTPUT.index)
     assert (position[others] == -1).all()
-    assert (explicit.node_neuron[kind == NodeKind.GAIN.index] == -1).all()
+    hubs = explicit.node_neuron == -1
+    found = [list(NodeKind)[index].value for index in kind[hubs].tolist()]
+    assert sorted(found) == ["bias", "bias", "gain", "shift"]
+    norms = [list(NormKind)[index].value for index in explicit.node_norm[hubs].tolist()]
+    assert sorted(norms) == ["batch", "batch", "none", "none"]
+    assert sorted(explicit.node_depth[hubs].tolist()) == [0, 0, 0, 1]
 
 
 def test_rows_of_a_grid_have_coordinates() -> None:

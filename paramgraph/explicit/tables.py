@@ -206,8 +206,8 @@ class ExplicitGraph:
         flat = edges.new_zeros(len(edges), self._num_flat)
         flat = flat.index_copy(1, self.slot_source.to(edges.device), edges[:, mask])
         source = self.node_source.to(edges.device).reshape(-1)
-        has_value = source < self._num_flat - 2
-        flat = flat.index_copy(1, source[has_value], nodes.flatten(1)[:, has_value])
+        # What stands at the constants, several times, is not read again.
+        flat = flat.index_copy(1, source, nodes.flatten(1))
         return self.structure.write_back(self._unflat(flat), tied=tied)
 
     def node_order(self, symmetry: Symmetry) -> Tensor:
