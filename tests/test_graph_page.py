@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 import paramgraph as pg
 from paramgraph.report.graph_page import Layout, graph_page, lay_out, write_graph_page
+from paramgraph.report.graph_page.across import place_across
 from paramgraph.report.graph_page.data import page_data
+from paramgraph.report.graph_page.layers import make_rows
 from paramgraph.report.graph_page.layout import spaced
 from paramgraph.report.inspect_text import inspect_data, inspect_text
 from paramgraph.report.symmetry_words import SymmetryWords
@@ -316,6 +318,21 @@ def _random_graphs(draw: st.DrawFn) -> pg.ParamGraph:
 @given(_random_graphs())
 def test_any_graph_can_be_drawn(graph: pg.ParamGraph) -> None:
     assert_drawable(graph, lay_out(graph))
+
+
+@settings(max_examples=60, deadline=None)
+@given(_random_graphs())
+def test_long_lines_that_no_long_line_crosses_are_straight(graph: pg.ParamGraph) -> None:
+    rows = make_rows(graph)
+    x = place_across(rows, [80.0] * rows.num_groups + [0.0] * (len(rows.row) - rows.num_groups))
+    pairs = {pair for path in rows.paths for pair in pairwise(path[1:-1])}
+    for u, v in pairs:
+        crossing = any(
+            rows.row[a] == rows.row[u]
+            and (rows.place[a] - rows.place[u]) * (rows.place[b] - rows.place[v]) < 0
+            for a, b in pairs
+        )
+        assert crossing or x[u] == pytest.approx(x[v])
 
 
 def test_a_graph_without_groups_has_a_page() -> None:

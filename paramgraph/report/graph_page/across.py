@@ -52,25 +52,21 @@ def place_across(rows: Rows, widths: list[float]) -> list[float]:
 
 
 def _crossed(rows: Rows) -> set[tuple[int, int]]:
-    """Pairs whose line crosses a long line: the long one is to be straight, not these."""
+    """Pairs that yield to a long line: they cross it, or leave it where it goes on."""
     crossed: set[tuple[int, int]] = set()
     for _, line in pairwise(rows.order):
-        long = [
-            (rows.place[u], rows.place[v])
-            for v in line
-            if rows.is_waypoint(v)
-            for u in rows.above[v]
-            if rows.is_waypoint(u)
-        ]
+        pairs = [(u, v) for v in line for u in rows.above[v]]
+        long = [(u, v) for u, v in pairs if rows.is_waypoint(u) and rows.is_waypoint(v)]
         if not long:
             continue
-        for v in line:
-            for u in rows.above[v]:
-                if rows.is_waypoint(u) and rows.is_waypoint(v):
-                    continue
-                upper, lower = rows.place[u], rows.place[v]
-                if any((a - upper) * (b - lower) < 0 for a, b in long):
-                    crossed.add((u, v))
+        going_on = {u for u, _ in long}
+        places = [(rows.place[u], rows.place[v]) for u, v in long]
+        for u, v in pairs:
+            if rows.is_waypoint(u) and rows.is_waypoint(v):
+                continue
+            upper, lower = rows.place[u], rows.place[v]
+            if u in going_on or any((a - upper) * (b - lower) < 0 for a, b in places):
+                crossed.add((u, v))
     return crossed
 
 
