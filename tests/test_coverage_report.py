@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,7 +201,7 @@ def test_a_permutation_without_effect_in_a_living_weight_is_not_explained() -> N
         hidden = (n.first(x)[:, :, None] * n.second.exp()).sum(1)  # type: ignore[operator]
         return n.head(hidden)  # type: ignore[operator]
 
-    parts = {"first": nn.Linear(3, 5), "second": nn.Parameter(torch.randn(5, 4))}
+    parts: dict[str, Any] = {"first": nn.Linear(3, 5), "second": nn.Parameter(torch.randn(5, 4))}
     network = Wired(wiring, **parts, head=nn.Linear(4, 2))
     graph, inputs = pg.capture(network, torch.randn(4, 3)), torch.randn(4, 3)
     probe = Probe(network, graph, inputs)
