@@ -1,10 +1,11 @@
 """Run benchmarks: ``python -m benchmarks`` for all, ``python -m benchmarks NAME ...`` for some."""
 
 import sys
+from collections.abc import Callable
 
 from benchmarks import capture_sizes, fit_inrs, train_step
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[[], int | None]] = {
     "train_step": train_step.main,
     "fit_inrs": fit_inrs.main,
     "capture_sizes": capture_sizes.main,

@@ -314,7 +314,8 @@ def _write(rows: Sequence[Row], failed: Sequence[str], folder: Path) -> None:
         f"| {row.name} | {' x '.join(map(str, row.input_shape))} | {row.num_parameters:,} "
         f"| {row.network_mb:,.0f} | {row.time_s:.2f} | {row.extra_mb:.0f} "
         f"| {row.extra_mb / row.network_mb:.2f} | {row.forward_mb:.0f} "
-        f"| {row.structure_mb:.1f} | {row.pickled_mb:.1f} | {row.num_free} / {row.num_frozen} | {row.log_group_size:,.0f} |"
+        f"| {row.structure_mb:.1f} | {row.pickled_mb:.1f} "
+        f"| {row.num_free} / {row.num_frozen} | {row.log_group_size:,.0f} |"
         for row in rows
     ]
     limits = f"{MOST_SECONDS:.0f} s, {MOST_MEMORY - 1:.1f} of the weights, "
