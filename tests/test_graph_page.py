@@ -222,6 +222,8 @@ def test_links_lead_to_rows_that_exist(graph: pg.ParamGraph) -> None:
 
     found = [link for table in "gbasp" for row in data[table] for link in links(row["facts"])]
     assert len(found) > len(graph.blocks)
+    assert {link[0] for link in found} == set("gbap" + ("s" if graph.scale_groups else ""))
+    assert graph.scale_groups
     for link in found:
         assert 0 <= link[1] < len(data[link[0]])
 

@@ -148,7 +148,7 @@ class _Tables:
             ]
             facts.append(("values", self._view(block.view)))
             facts += self._part_facts(part.factors)
-            facts.append(("scale", [self.words.part_scales(part)]))
+            facts.append(("scale", self._part_scales(part)))
             axes = self._axis_rows(part.factors)
             scales = [self.scale_row[name] for name in _scale_names(part)]
         return {
@@ -206,7 +206,7 @@ class _Tables:
             facts.append((f"part {index}", [part_code(layout, index)]))
             facts += self._part_facts(part.factors)
             if part.scales or part.shifts:
-                facts.append(("scale", [self.words.part_scales(part)]))
+                facts.append(("scale", self._part_scales(part)))
         blocks = self.read_by.get(layout.name, [])
         groups = self.feature_of.get(layout.name, [])
         facts.append(("stands in", [*blocks, *groups]))
@@ -255,6 +255,18 @@ class _Tables:
             name = block.name if block.view is not None else block.kind.value
             pieces.append([["b", number, name], "from" if incoming else "to", ["g", end]])
         return pieces or ["none"]
+
+    def _part_scales(self, part: ParameterPart) -> list[Any]:
+        pieces: list[Any] = []
+        for scale in part.scales:
+            power = "" if scale.exponent == 1 else f"to the power {scale.exponent}"
+            axis = f"along axis {scale.axis}" if scale.axis >= 0 else ""
+            words = " ".join(word for word in (power, axis) if word)
+            pieces.append([["s", self.scale_row[scale.group]], words])
+        for shift in part.shifts:
+            words = f"adds {shift.amount:.6g} n along axis {shift.axis}"
+            pieces.append([["s", self.scale_row[shift.group]], words])
+        return pieces or ["-"]
 
     def _state(self, factors: Sequence[Factor]) -> str:
         moves = [isinstance(f, str) and self.words.axes[f].free for f in factors]

@@ -239,6 +239,8 @@ function goTo(table, row) {
   } else return;
   eye.zoom = Math.max(eye.zoom, 0.7);
   if (!NARROW.matches) eye.x += 50 / eye.zoom; // the map is at the right
+  const half = view.clientHeight / 2 / eye.zoom - 30, low = hull[1] + half, high = hull[3] - half;
+  if (low < high) eye.y = Math.min(high, Math.max(low, eye.y)); // no empty space above the first row
   clampEye();
 }
 function hit(px, py) {
