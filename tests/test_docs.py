@@ -31,7 +31,7 @@ def operations_table() -> str:
         for name, rule in RULES.items():
             if rule.__module__ == family.__name__:
                 names.setdefault(rule.__name__, []).append(name.partition(".")[2])
-                assert rule.__doc__, f"the rule {rule.__name__} of {family.__name__} has no docstring"
+                assert rule.__doc__, f"rule {rule.__name__} of {family.__name__}: no docstring"
                 texts[rule.__name__] = rule.__doc__.splitlines()[0]
         title = family.__name__.rpartition(".")[2]
         for rule_name, operations in names.items():
