@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from paramgraph.errors import GraphError
+from paramgraph.explicit.coordinates import is_fixed, slot_coordinates
 from paramgraph.explicit.kinds import Encoding, LinkKind, NodeKind, Structure
 from paramgraph.explicit.merging import Merging, merge_groups
 from paramgraph.explicit.tables import ExplicitGraph
 from paramgraph.structure import (
     Activation,
-    EdgeBlock,
     EdgeKind,
     NeuronGroup,
-    NeuronKind,
     NeuronRole,
     NormKind,
 )
@@ -160,40 +159,12 @@ class _Expansion:
         receiver = self.first_node[block.receiver] + receiver.expand(shape).reshape(-1)
         sender = self.first_node[block.sender] + sender.expand(shape).reshape(-1)
         length = block.num_positions
-        coordinates = self._coordinates(block)
+        coordinates = slot_coordinates(self.graph, block)
         if self.encoding is Encoding.PARAMETER and length > 1:
             sender, receiver = (t.repeat_interleave(length) for t in (sender, receiver))
             length = 1
         kind = LinkKind(block.kind.value)
         self._add(sender, receiver, kind, number, source, coordinates, length)
-
-    def _coordinates(self, block: EdgeBlock) -> Tensor:
-        """``[slots, 3]`` of a block: kernel offsets, or where the senders lie in a grid."""
-        grid = self._grid(self.graph.neuron_groups[block.sender])
-        if block.kind is EdgeKind.EMBEDDING and grid is not None:
-            rows = grid.reshape(block.num_blocks, 1, block.num_senders, 1, 3)
-            return rows.expand(*block.shape, 3).reshape(-1, 3)
-        offsets = torch.tensor(block.positions)
-        places = torch.zeros(block.num_positions, 3)
-        places[:, 3 - offsets.shape[1] :] = offsets
-        return places.expand(block.num_edges, -1, 3).reshape(-1, 3)
-
-    def _grid(self, group: NeuronGroup) -> Tensor | None:
-        """Coordinates of the rows of a table with several axes, each from -1 to 1."""
-        sizes = {axis.name: axis.size for axis in self.graph.axis_groups}
-        axes = [sizes[f] if isinstance(f, str) else f for f in group.axes]
-        if group.kind is not NeuronKind.FIXED or not self._is_fixed(group) or len(axes) < 2:
-            return None
-        lines = [torch.linspace(-1, 1, size) for size in axes[-3:]]
-        grid = torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(-1, len(lines))
-        padded = torch.zeros(len(grid), 3)
-        padded[:, 3 - len(lines) :] = grid
-        return padded.repeat(group.size // len(padded), 1)
-
-    def _is_fixed(self, group: NeuronGroup) -> bool:
-        """Whether no symmetry permutes the neurons of a group."""
-        free = {axis.name for axis in self.graph.axis_groups if axis.free}
-        return not any(factor in free for factor in group.axes)
 
     def add_biases(self, number: int) -> None:
         """A node that sends the biases of a layer, or the shifts of a normalisation."""
@@ -272,7 +243,7 @@ class _Expansion:
             kind = kinds.pop() if kinds else NodeKind.HIDDEN
             position = torch.full_like(neurons, -1)
             if kind in (NodeKind.INPUT, NodeKind.OUTPUT) or (
-                kind is NodeKind.FIXED and self._is_fixed(own)
+                kind is NodeKind.FIXED and is_fixed(self.graph, own)
             ):
                 position = neurons + next_position[kind]
                 next_position[kind] += len(neurons)
