@@ -335,6 +335,7 @@ def _scaled_by(write: Callable[[nn.Parameter], object]) -> Wired:
         lambda w: w.clamp_(-1, 1),
         lambda w: w[0].zero_(),
         lambda w: torch._foreach_mul_([w.data], 0.5),
+        lambda w: np.multiply(w.detach().numpy(), 0.5, out=w.detach().numpy()),
         lambda w: nn.init.constant_(w, 0.3),
         lambda w: nn.init.normal_(w),
     ],

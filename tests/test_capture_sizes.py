@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_benchmarks_are_chosen_by_name(
 ) -> None:
     ran: list[str] = []
     for name in list(command.BENCHMARKS):
-        monkeypatch.setitem(command.BENCHMARKS, name, lambda name=name: ran.append(name))
+        monkeypatch.setitem(command.BENCHMARKS, name, functools.partial(ran.append, name))
     assert command.main(["capture_sizes"]) == 0
     assert ran == ["capture_sizes"]
     assert command.main([]) == 0
