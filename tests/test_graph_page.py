@@ -385,7 +385,7 @@ def test_dependent_groups_name_what_they_depend_on() -> None:
         "2 groups, permuted freely, and inside each group 3 neurons by themselves, "
         "and 5 in a fixed order"
     )
-    assert words.short(("outer", "inner", 5)) == "outer x inner x 5"
+    assert words.short(("outer", "inner", 5)) == "outer x inner x (5)"
 
 
 def test_the_text_names_frozen_axes_and_the_symmetries_of_blocks() -> None:

@@ -14,11 +14,13 @@ __all__ = ["inspect_data", "inspect_text"]
 
 _Table = list[tuple[str, ...]]
 
+_SIGNS = "a permuted, [a] in a fixed order, (3) of this size in a fixed order"
+
 
 def inspect_text(graph: ParamGraph) -> str:
     """Totals, neuron groups, blocks, parameters, symmetries, and what could not be read.
 
-    A name in brackets is an axis in a fixed order; the table of axis groups says why.
+    The axes that stand in a fixed order are marked, and the table of axis groups says why.
 
     Args:
         graph: What to show.
@@ -43,7 +45,7 @@ def inspect_text(graph: ParamGraph) -> str:
         _scales(graph, words),
     ]
     text = "\n\n".join([head, *(_aligned(rows) for rows in tables if len(rows) > 1)])
-    return text + _notes(graph)
+    return f"{text}\n\n{_SIGNS}{_notes(graph)}"
 
 
 def inspect_data(graph: ParamGraph) -> dict[str, Any]:

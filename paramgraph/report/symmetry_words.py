@@ -66,13 +66,13 @@ class SymmetryWords:
         return ", and ".join(phrases) or "a single one"
 
     def short(self, factors: Sequence[Factor]) -> str:
-        """The axes of a part, one word each; a name in brackets is in a fixed order."""
+        """The axes of a part, one word each: ``[name]`` in a fixed order, ``(3)`` a size alone."""
         words = []
         for f in factors:
             if isinstance(f, str):
                 words.append(f if self.axes[f].free else f"[{f}]")
             else:
-                words.append(str(f))
+                words.append(f"({f})")
         return " x ".join(words) or "-"
 
     def exponents(self, exponents: ScaleExponents) -> str:
