@@ -150,7 +150,7 @@ def find_groups(run: Inference) -> Groups:
             moved.setdefault(id(other), other)
     _name(groups, moved)
     for leaf in moved.values():
-        reason = leaf.frozen or ("only one neuron" if leaf.size == 1 else None)
+        reason = leaf.frozen or ("only one neuron" if leaf.size < 2 else None)
         given: tuple[str, ...] = ()
         if reason is None:
             others = [
