@@ -251,11 +251,10 @@ def draw_symmetry(
     orders = {}
     for group in axis_groups:
         copies = math.prod(by_name[name].size for name in group.given)
-        order = torch.arange(group.size, device="cpu").expand(copies, -1).clone()
         if group.free and permute:
-            for row in range(copies):
-                order[row] = _shuffle(group.size, generator)
-        orders[group.name] = order
+            orders[group.name] = _shuffles(group.size, copies, generator)
+        else:
+            orders[group.name] = torch.arange(group.size, device="cpu").expand(copies, -1)
     factors = {}
     for scaled in scale_groups:
         if not (phase if scaled.kind is ScaleKind.PHASE else scale):
@@ -269,6 +268,16 @@ def draw_symmetry(
             factors[scaled.name] = ((2 * draw - 1) * math.log(scale_range)).exp()
     scales = {group.name: group for group in scale_groups}
     return Symmetry(orders, factors, by_name, parameters, neuron_groups, scales)
+
+
+def _shuffles(size: int, copies: int, generator: torch.Generator | None) -> Tensor:
+    """A random permutation for each copy; not the same one for all."""
+    if copies == 1:
+        return _shuffle(size, generator)[None]
+    rows = [torch.randperm(size, generator=generator, device="cpu") for _ in range(copies)]
+    if all(torch.equal(row, rows[0]) for row in rows):
+        rows[-1] = rows[-1].roll(1)
+    return torch.stack(rows)
 
 
 def _shuffle(size: int, generator: torch.Generator | None) -> Tensor:

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 # Which experts are chosen is taken as given: the oracle does not see that all may be exchanged.
 NOT_SEEN = {"chosen_experts": math.factorial(3)}
 # The networks that capture reads at present.
-CAPTURED = HAZARDS
+CAPTURED = ALL_HAZARDS
 
 
 @functools.cache

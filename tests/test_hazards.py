@@ -24,8 +24,8 @@ from paramgraph.testing import check_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 
-READ = HAZARDS
-SCALED: list[Hazard] = []  # networks on which all scale symmetries are found
+READ = ALL_HAZARDS
+SCALED = ALL_HAZARDS  # networks on which all scale symmetries are found
 
 
 @functools.cache

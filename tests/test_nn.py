@@ -25,6 +25,7 @@ from paramgraph.nn import (
     StatNN,
     layer_statistics,
 )
+from paramgraph.nn.encoders import NeuronEncoder
 from paramgraph.nn.metanetwork import network_mean
 from paramgraph.nn.positions import FixedPositionBasis, PositionFunctions
 from paramgraph.nn.typed import NeuronTypes
@@ -500,11 +501,16 @@ def test_more_inputs_than_can_be_told_apart_are_refused(
         m(wide(257))
 
 
-def test_ng_gnn_refuses_networks_deeper_than_its_table() -> None:
+def test_depths_beyond_the_table_are_told_apart() -> None:
+    torch.manual_seed(0)
+    encoder = NeuronEncoder(8, max_depth=64)
+    depth = torch.arange(300)
+    vectors = encoder._depth(depth)
+    assert torch.equal(vectors[:64], encoder.depth.weight)  # nothing is added within it
+    distances = torch.cdist(vectors, vectors) + torch.eye(300)
+    assert distances.min() > 0.01
     m = NeuralGraphGNN(1, hidden_dim=4, num_layers=1)
-    assert m(wide(2, depth=62)).shape == (1, 1)  # 64 levels
-    with pytest.raises(pg.BatchError, match=r"is 65 levels deep, but .* at most 64 apart"):
-        m(wide(2, depth=63))
+    assert m(wide(2, depth=62)).shape == m(wide(2, depth=100)).shape == (1, 1)
 
 
 def test_ng_gnn_refuses_networks_with_another_number_of_outputs() -> None:

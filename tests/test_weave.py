@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from more_networks import ALL_HAZARDS, MORE_HAZARDS
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 import paramgraph as pg
 from paramgraph.nn import NeuralGraphGNN, OperatorMetanetwork
-from paramgraph.structure import EdgeKind, NeuronKind, NormKind
+from paramgraph.structure import Activation, EdgeKind, NeuronKind, NormKind
 from paramgraph.testing import ExampleNetwork, check_graph, check_metanetwork
 
 
@@ -70,3 +72,125 @@ def test_a_longer_sequence_makes_no_larger_graph() -> None:
     short, long = (pg.capture(_Recurrent(), torch.randn(2, time, 3)) for time in (20, 60))
     assert len(short.neuron_groups) == len(long.neuron_groups)
     assert len(short.blocks) == len(long.blocks)
+
+
+class _TwoWays(nn.Module):
+    """Short batches go through one layer, long ones through another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.short, self.long, self.tail = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(5, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        inner = torch.tanh(self.short(x)) if len(x) < 5 else torch.sigmoid(self.long(x))
+        return self.head(x + self.tail(inner))
+
+
+def test_every_run_is_woven() -> None:
+    network, runs = _TwoWays(), [torch.randn(4, 3), torch.randn(5, 3)]
+    graph = pg.capture(network, runs)
+    ends = {
+        (block.view.parameter, graph.neuron_groups[block.sender].name): block.receiver
+        for block in graph.blocks
+        if block.view is not None
+    }
+    names = [group.name for group in graph.neuron_groups]
+    kinds = Counter(group.kind for group in graph.neuron_groups)
+    activations = {group.name: group.activation for group in graph.neuron_groups}
+    # What both runs do stands there once, what only the second one does is as well wired.
+    assert names.count("stem") == 1
+    assert ("short.weight", "stem") in ends
+    assert ("long.weight", "stem") in ends
+    assert {("tail.weight", "short"), ("tail.weight", "long")} <= ends.keys()
+    assert activations["short"] is Activation.TANH
+    assert activations["long"] is Activation.SIGMOID
+    assert kinds[NeuronKind.INPUT] == kinds[NeuronKind.OUTPUT] == 1
+    assert graph.num_outputs == 2
+    report = check_graph(network, runs, graph=graph, num_seeds=2)
+    assert report.passed, "\n".join(map(str, report.failures))
+
+
+def test_runs_that_do_the_same_make_the_graph_of_one() -> None:
+    network = _Recurrent()
+    one = pg.capture(network, torch.randn(2, 20, 3))
+    assert pg.capture(network, [torch.randn(2, 20, 3)] * 3).signature == one.signature
+    for last in (33, 60):
+        both = pg.capture(network, [torch.randn(2, time, 3) for time in (20, last)])
+        # A longer loop has a last turn of its own, and no more.
+        assert len(both.blocks) - len(one.blocks) <= 10
+
+
+class _Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.conv = nn.Conv1d(6, 6, 3, padding=1, groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).transpose(1, 2)
+        return self.head((x + torch.tanh(self.conv(x))).transpose(1, 2))
+
+
+def test_groups_of_a_convolution_are_exchanged_as_a_whole() -> None:
+    """Another one per channel is no symmetry, though two groups can only be exchanged."""
+    network, inputs = _Residual(), torch.randn(2, 5, 3)
+    graph = pg.capture(network, inputs, check=False)
+    assert pg.verify(network, graph, inputs).passed
+    assert {group.size: group.given for group in graph.axis_groups if group.free}[2] == ()
+
+
+class _CutGroups(nn.Module):
+    """The channels of the first group come from elsewhere than those of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 1), nn.Linear(3, 2)
+        self.conv, self.head = nn.Conv1d(3, 6, 3, padding=1, groups=3), nn.Linear(4, 2)
+        self.side = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([torch.tanh(self.one(x)), torch.relu(self.two(x))], -1)
+        x = torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+        return self.side(x[..., :2]) + self.head(x[..., 2:])
+
+
+def test_a_grouped_convolution_is_cut_where_its_channels_are() -> None:
+    network, inputs = _CutGroups(), torch.randn(2, 5, 3)
+    graph = pg.capture(network, inputs)
+    shapes = {block.name: block.shape for block in graph.blocks}
+    assert shapes["conv.weight[0]"] == (1, 2, 1, 3)
+    assert shapes["conv.weight[1]"] == (2, 2, 1, 3)
+    report = check_graph(network, inputs, graph=graph, num_seeds=2)
+    assert report.passed, "\n".join(map(str, report.failures))
+
+
+class _Outer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(2, width), nn.Linear(2, width)
+        self.head = nn.Linear(width * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = torch.tanh(self.one(x)), torch.tanh(self.two(x))
+        return self.head((one[:, :, None] * two[:, None, :]).flatten(1))
+
+
+def test_too_many_edges_without_parameters_go_through_one_neuron() -> None:
+    width = 170  # 170 ** 3 is more than 2 ** 22
+    network, inputs = _Outer(width), torch.randn(3, 2)
+    graph = pg.capture(network, inputs)
+    hub = next(n for n, group in enumerate(graph.neuron_groups) if group.name.endswith(".hub"))
+    around = [block for block in graph.blocks if hub in (block.sender, block.receiver)]
+    assert graph.neuron_groups[hub].size == 1
+    assert [(block.num_senders, block.num_receivers) for block in around] == [
+        (width, 1),
+        (1, width * width),
+    ]
+    assert all(block.view is not None or block.num_edges < 2**22 for block in graph.blocks)
+    report = check_graph(network, inputs, graph=graph, num_seeds=1)
+    assert report.passed, "\n".join(map(str, report.failures))
+    # With fewer edges there is none.
+    small = pg.capture(_Outer(4), inputs)
+    assert not any(group.name.endswith(".hub") for group in small.neuron_groups)

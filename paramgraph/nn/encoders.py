@@ -93,7 +93,8 @@ class NeuronEncoder(nn.Module):
         dim: Width of the features.
         num_frequencies: Random Fourier features per value; 0 maps the values linearly.
         sigma: Standard deviation of their frequencies.
-        max_depth: Number of hidden depths told apart.
+        max_depth: Number of depths with a learned vector; deeper ones share the last vector, told
+            apart by fixed waves of how much deeper they are.
         max_identities: Number of inputs and of outputs told apart.
         magnitudes: Add a map of the logarithms of each neuron's weight magnitudes (not in the
             papers; without it, norms must be learned through message passing).
@@ -131,18 +132,13 @@ class NeuronEncoder(nn.Module):
         """Features ``[N, dim]``.
 
         Raises:
-            BatchError: A network is deeper, or wider at its ends, than there are embeddings.
+            BatchError: A network is wider at its ends than there are embeddings.
         """
         largest = int(batch.identity.max())
         if largest >= self.inputs.num_embeddings:
             raise BatchError(
                 f"a network has {largest + 1} inputs or outputs, but the neuron encoder tells at "
                 f"most {self.inputs.num_embeddings} apart: raise max_identities."
-            )
-        if len(batch.levels) > self.depth.num_embeddings:
-            raise BatchError(
-                f"a network is {len(batch.levels)} levels deep, but the neuron encoder tells at "
-                f"most {self.depth.num_embeddings} apart: raise max_depth."
             )
         values = standardizer.neurons(batch)
         if self.num_frequencies:
@@ -152,7 +148,7 @@ class NeuronEncoder(nn.Module):
         features = self.map(self.lift(values))
         number = batch.identity.clamp(min=0)
         kind = batch.kind[:, None]
-        place = torch.where(kind == 0, self.inputs(number), self.depth(batch.depth))
+        place = torch.where(kind == 0, self.inputs(number), self._depth(batch.depth))
         place = torch.where(kind == 2, self.outputs(number), place)
         hidden = (kind == 1).to(features.dtype)
         features = features + place + self.activation(batch.activation) * hidden
@@ -160,3 +156,13 @@ class NeuronEncoder(nn.Module):
             weights = [standardizer.edges(bucket) for bucket in batch.buckets]
             features = features + self.magnitudes(log_magnitudes(batch, weights))
         return features
+
+    def _depth(self, depth: Tensor) -> Tensor:
+        """Learned up to the last vector of the table; beyond it, waves are added to that one."""
+        last = self.depth.num_embeddings - 1
+        vectors = self.depth(depth.clamp(max=last))
+        beyond = (depth - last).clamp(min=0).to(vectors.dtype).log1p()
+        # Fast waves tell neighbours apart, slow ones 100 from 1000; all are 0 within the table.
+        dim = vectors.shape[1]
+        frequency = torch.logspace(-1, 1, dim, device=vectors.device, dtype=vectors.dtype)
+        return vectors + (beyond[:, None] * frequency).sin()

@@ -134,6 +134,8 @@ def _convolution(run: Inference, entry: TapeEntry) -> TensorType:
         if inner is None or outer is None:
             return give_up(run, entry, f"groups cut across in {where(entry)}")[0]
         unify(inner[0], outer[0], where(entry))
+        # Inputs and outputs meet within a group: it cannot be another one for each of them.
+        run.reduced.append((inner[0],))
         if transposed:
             unify(inner[1], outer[1], where(entry))
             result = (*outer[0], *weight[1])

@@ -48,16 +48,17 @@ class Scales:
     shifts: dict[PartName, tuple[PartShift, ...]] = field(default_factory=dict)
     _readings: list[tuple[Reading, dict[int, str]]] = field(default_factory=list)
 
-    def exponents(self, tensor: int, block: int) -> ScaleExponents:
+    def exponents(self, tensor: int, block: int, run: int = 0) -> ScaleExponents:
         """How a block of a tensor scales.
 
         Args:
-            tensor: Its number on the tape of the first run.
+            tensor: Its number on the tape of its run.
             block: Number of the block, in the order of ``Groups.blocks``.
+            run: Which run, counted from the first.
         """
         total: dict[str, Fraction] = {}
         for reading, names in self._readings:
-            values = reading.flows[0].values.get(tensor)
+            values = reading.flows[run].values.get(tensor)
             here = values[block] if values is not None and block < len(values) else None
             for expression in here or ():
                 for unknown, exponent in reading.system.reduced(expression).items():

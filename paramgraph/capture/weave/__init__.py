@@ -30,4 +30,4 @@ def build_graph(tape: Tape, run: Inference, groups: Groups, scales: Any, name: s
         scales: Scale groups, or ``None`` for a graph without scales.
         name: Of the network.
     """
-    return assemble(weave(tape, run, groups), tape, scales, name)
+    return assemble(weave(run, groups), tape, scales, name)

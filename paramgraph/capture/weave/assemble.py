@@ -36,7 +36,7 @@ def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
     for group, depth in zip(groups, depths, strict=True):
         activation, omega = name_activation(group.chain or ())
         axes = _factors(loom, group)
-        exponents = _exponents(group, scales)
+        exponents = _exponents(loom, group, scales)
         # Neurons are rescaled as far as their own numbers say by how much.
         exponents = tuple(pair for pair in exponents if set(rows[pair[0]].axes) <= set(axes))
         own = {f for f in axes if isinstance(f, str) and sizes[f] > 1}
@@ -72,8 +72,8 @@ def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
         )
     used = loom.axis_groups.used
     held = {n for name in used for n in loom.axis_groups.parameter(name)[2] or (name,)}
-    read = {ref.number for entry in loom.run.entries for ref in entry_refs(entry.args)}
-    read |= {ref.number for ref in tape.outputs}
+    read = {ref.number for run in loom.runs for e in run.entries for ref in entry_refs(e.args)}
+    read |= {ref.number for run in loom.runs for ref in run.tape.outputs}
     constant = [
         n
         for n, ref in tape.parameters.items()
@@ -90,16 +90,17 @@ def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
             n for n in tape.parameters if n not in {*held, *constant} and n not in tape.buffers
         ),
         constant_parameters=tuple(constant),
-        unknown_operations=tuple(sorted(loom.run.unknown)),
+        unknown_operations=tuple(sorted({name for run in loom.runs for name in run.unknown})),
     )
 
 
-def _exponents(group: Group, scales: Any) -> ScaleExponents:
+def _exponents(loom: Loom, group: Group, scales: Any) -> ScaleExponents:
     """How neurons scale: like the tensor that they stand for, or like the parameter they are."""
     if scales is None:
         return ()
     if group.origin is not None:
-        return tuple(scales.exponents(*group.origin))
+        run, tensor = divmod(group.origin[0], loom.span)
+        return tuple(scales.exponents(tensor, group.origin[1], run=run))
     view = group.features.get(NeuronRole.BIAS)
     known = scales.parts.get((view.parameter, view.part), ()) if view is not None else ()
     return tuple((scale.group, scale.exponent) for scale in known)

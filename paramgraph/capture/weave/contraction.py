@@ -337,7 +337,10 @@ def _weight(
             else:
                 receivers.append(item)
     if isinstance(strand, Hidden):
+        # An expert that was chosen is no neuron of theirs, but those of the weight depend on it.
+        needed = loom.given_by(item[0] for item in (*receivers, *senders))
         own = [s for s in senders if any(s[0] is f for f in known) or loom.is_free(s[0])]
+        own += [s for s in senders if loom.name_of(s[0]) in needed and all(s is not o for o in own)]
         if own or shared:
             # What numbers no neuron of the activations are positions of theirs.
             rest += [s for s in senders if all(s is not o for o in own)]
@@ -348,7 +351,7 @@ def _weight(
     axis = _grouped_axis(entry, kernel=True)
     flat = len(_groups_of(loom, entry, weight.ref, weight.block, axis)) if axis is not None else 1
     for some in (shared, receivers, senders):
-        some.sort(key=lambda item: _rank(loom, item[0]))
+        some.sort(key=lambda item: loom.rank(item[0]))
     wanted = tuple(item[0] for item in (*shared, *senders))
     numbers = tuple(item[0] for item in (*shared, *receivers))
     where = _where(loom, value, weight, contracted)
@@ -400,11 +403,10 @@ def _with_dependence(
     loom: Loom, shared: list[Any], receivers: list[Any], senders: list[Any]
 ) -> None:
     """Neurons that are permuted per index of others must stand with these on both ends."""
-    names = loom.axis_groups.names
     for some, others in ((senders, receivers), (receivers, senders)):
-        have = {names[id(item[0])] for item in (*some, *shared)}
-        given = {n for item in some for n in loom._given[names[id(item[0])]]} - have
-        for item in [item for item in others if names[id(item[0])] in given]:
+        have = {loom.name_of(item[0]) for item in (*some, *shared)}
+        given = loom.given_by(item[0] for item in some) - have
+        for item in [item for item in others if loom.name_of(item[0]) in given]:
             others.remove(item)
             shared.append(item)
 
@@ -412,10 +414,6 @@ def _with_dependence(
 def _once(items: list[Any]) -> list[Any]:
     """Each leaf once."""
     return list({id(item[0]): item for item in items}.values())
-
-
-def _rank(loom: Loom, leaf: Leaf) -> int:
-    return loom._rank[loom.axis_groups.names[id(leaf)]]
 
 
 def _where(

@@ -10,7 +10,7 @@ from paramgraph.capture.activations import Chain
 from paramgraph.capture.axes import Factor, Leaf, Pick, resolve, size_of
 from paramgraph.capture.groups import Groups
 from paramgraph.capture.inference import Inference
-from paramgraph.capture.tape import TapeEntry, TensorRef
+from paramgraph.capture.tape import TapeEntry, TensorRef, entry_refs
 from paramgraph.capture.tensor_types import Axes
 from paramgraph.capture.weave.partition import Partition
 from paramgraph.capture.weave.records import (
@@ -35,7 +35,9 @@ class Loom:
     """Everything that was woven so far.
 
     Attributes:
-        run: Types of all tensors.
+        run: The run that is being woven: types of all its tensors.
+        runs: All that were begun.
+        span: Tensors of the run with number n have numbers from n times this one on.
         axis_groups: Names of the leaves.
         groups: Neuron groups in the order of creation.
         links: Edge blocks in the order of creation.
@@ -44,8 +46,10 @@ class Loom:
         claimed: Parts of parameters that stand in the graph.
     """
 
-    def __init__(self, run: Inference, axis_groups: Groups) -> None:
+    def __init__(self, run: Inference, axis_groups: Groups, span: int) -> None:
         self.run = run
+        self.runs: list[Inference] = []
+        self.span = span
         self.axis_groups = axis_groups
         self.groups: list[Group] = []
         self.links: list[Link] = []
@@ -56,14 +60,35 @@ class Loom:
         self._partitions: dict[int, Partition] = {}
         self._parameters: dict[str, list[Axes]] = {}
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}
         self.made: dict[tuple[object, ...], Group] = {}
         self.mixed: dict[tuple[int, int], set[object]] = {}
-        self._inputs: dict[tuple[int, int, int], Group] = {}
+        self._inputs: dict[tuple[int, int, int, int], Group] = {}
         self._adapters: dict[tuple[object, ...], Group] = {}
         self._joined: set[tuple[int, int, EdgeKind]] = set()
         rows = [row.name for row in axis_groups.rows]
         self._given = {row.name: row.given for row in axis_groups.rows}
         self._rank = {name: place for place, name in enumerate(_given_first(rows, self._given))}
+        self._leaves = {
+            self.name_of(leaf): leaf
+            for name in axis_groups.used
+            for axes in self.parameter_blocks(name)
+            for leaf in self.present(axes)
+        }
+
+    def start_run(self, run: Inference) -> None:
+        """Go on with another run; values that do not differ between runs stay known."""
+        self.run = run
+        for ref in run.tape.inputs:
+            self._partitions.pop(ref.number, None)  # of another length perhaps
+        if any(run is one for one in self.runs):
+            return
+        self.runs.append(run)
+        for entry in run.entries:
+            for ref in entry_refs(entry.args):
+                self.uses[ref.number] = self.uses.get(ref.number, 0) + 1
+        for ref in run.tape.outputs:
+            self.uses[ref.number] = self.uses.get(ref.number, 0) + 1
 
     # What tensors and factors are
 
@@ -122,18 +147,33 @@ class Loom:
 
     def ordered(self, leaves: Iterable[Leaf]) -> tuple[Leaf, ...]:
         """Leaves in canonical order: those that others depend on first."""
-        return tuple(sorted(leaves, key=lambda leaf: self._rank[self.axis_groups.names[id(leaf)]]))
+        return tuple(sorted(leaves, key=self.rank))
+
+    def rank(self, leaf: Leaf) -> int:
+        """The place of a leaf in canonical order."""
+        return self._rank[self.name_of(leaf)]
+
+    def name_of(self, leaf: Leaf) -> str:
+        """The axis group of a leaf."""
+        return self.axis_groups.names[id(leaf)]
+
+    def given_by(self, leaves: Iterable[Leaf]) -> set[str]:
+        """The axis groups that the neurons of some leaves depend on."""
+        return {name for leaf in leaves for name in self._given[self.name_of(leaf)]}
 
     def neurons_in(self, axes: Axes, known: Iterable[Factor]) -> tuple[Leaf, ...]:
         """Leaves of a block that are ``known`` to number neurons, with what they depend on."""
         here = self.present(axes)
-        ids = {id(leaf) for leaf in known if isinstance(leaf, Leaf)}
-        names = {name for key in ids for name in self._given.get(self._name_of(key), ())}
-        kept = [f for f in here if id(f) in ids or self.axis_groups.names[id(f)] in names]
+        neurons = {id(leaf): leaf for leaf in known if isinstance(leaf, Leaf)}
+        names = self.given_by(neurons.values())
+        kept = [f for f in here if id(f) in neurons or self.name_of(f) in names]
         return self.ordered(_as_often(kept, axes))
 
-    def _name_of(self, key: int) -> str:
-        return self.axis_groups.names.get(key, "")
+    def closed(self, factors: Sequence[Factor]) -> tuple[Factor, ...]:
+        """Factors with those that they depend on, which neurons cannot be numbered without."""
+        own = [f for f in factors if isinstance(f, Leaf)]
+        missing = self.given_by(own) - set(map(self.name_of, own))
+        return (*self.ordered(self._leaves[name] for name in missing), *factors)
 
     # Making groups and links
 
@@ -148,16 +188,18 @@ class Loom:
     ) -> Group:
         """A neuron group named after a parameter's module, or after the module that ran."""
         stem = name.rpartition(".")[0] or entry.module or entry.operation.removeprefix("aten.")
+        factors = self.closed(factors)
         size = math.prod(size_of(factor) for factor in factors)
-        group = Group(self.unique(stem), tuple(factors), size, kind, origin=origin)
+        group = Group(self.unique(stem), factors, size, kind, origin=origin)
         self.groups.append(group)
         return group
 
     def unique(self, stem: str) -> str:
         """A name that no group has yet."""
-        name, number = stem, 2
+        name, number = stem, self._counts.get(stem, 2)
         while name in self._names:
             name, number = f"{stem}#{number}", number + 1
+        self._counts[stem] = number
         self._names.add(name)
         return name
 
@@ -268,7 +310,7 @@ class Loom:
         """The inputs along one axis, or some of them, as neurons."""
         axis %= max(len(value.shape), 1)
         size = size or (value.shape[axis] if value.shape else 1)
-        key = (value.number, axis, start)
+        key = (value.number, axis, start, size)
         if key not in self._inputs:
             name = self.unique("input" if not self._inputs else f"input.{len(self._inputs)}")
             group = Group(name, (size,), size, NeuronKind.INPUT, chain=())

@@ -130,8 +130,8 @@ def table(
     else:
         chosen = {i for i, leaf in leaves.items() if all(leaf is not row for row in rows)}
     # What an axis group depends on stands with it.
-    given = {n for i in chosen for n in loom._given[loom.axis_groups.names[id(leaves[i])]]}
-    chosen |= {i for i, leaf in leaves.items() if loom.axis_groups.names[id(leaf)] in given}
+    given = loom.given_by(leaves[i] for i in chosen)
+    chosen |= {i for i, leaf in leaves.items() if loom.name_of(leaf) in given}
     for i in range(len(factors)):
         places["neurons" if i in chosen else "rows" if i in leaves else "positions"].append(i)
     rank = {id(leaf): n for n, leaf in enumerate(loom.ordered(leaves.values()))}
@@ -206,13 +206,9 @@ def attach(
     inner = [(i, leaf) for i, f in left.items() if (leaf := loom.leaf(f)) is not None]  # type: ignore[arg-type]
     places = [i for i in left if all(i != place for place, _ in inner)]
     coordinates = grid([size_of(left[i]) for i in places])  # type: ignore[arg-type]
-    names = loom._given
-    fits = not any(
-        # Neurons that depend on others cannot stand without them.
-        set(names[loom.axis_groups.names[id(leaf)]])
-        - {loom.axis_groups.names[id(other)] for _, other in inner}
-        for _, leaf in inner
-    )
+    # Neurons that depend on others cannot stand without them.
+    needed = loom.given_by(leaf for _, leaf in inner)
+    fits = needed <= {loom.name_of(leaf) for _, leaf in inner}
 
     def edge(ends: tuple[Group, Group], order: list[int]) -> None:
         shape = (1, ends[1].size, ends[0].size)

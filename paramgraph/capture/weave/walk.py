@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from paramgraph.capture.axis_rules.spatial import SPATIAL
@@ -20,10 +21,11 @@ from paramgraph.capture.weave.layers import (
     table_lookup,
     written,
 )
-from paramgraph.capture.weave.loom import Loom
+from paramgraph.capture.weave.loom import Loom, same_factors
 from paramgraph.capture.weave.movement import MOVES, move
-from paramgraph.capture.weave.parameters import attach, fresh_piece, table
+from paramgraph.capture.weave.parameters import attach, fresh_piece, leaves_of, table
 from paramgraph.capture.weave.records import Constant, Group, Hidden, Input, Param, Strand
+from paramgraph.capture.weave.runs import Memory, renumbered, span_of
 from paramgraph.structure import NeuronKind
 
 __all__ = ["weave"]
@@ -45,34 +47,59 @@ _ENTRYWISE = {
 }
 
 
-def weave(tape: Tape, run: Inference, axis_groups: Groups) -> Loom:
-    """Neuron groups and edge blocks of a run."""
-    loom = Loom(run, axis_groups)
-    for entry in run.entries:
-        for ref in entry_refs(entry.args):
-            loom.uses[ref.number] = loom.uses.get(ref.number, 0) + 1
-    for ref in tape.outputs:
-        loom.uses[ref.number] = loom.uses.get(ref.number, 0) + 1
-    names = {}
-    for name in axis_groups.used:
-        for member in axis_groups.parameter(name)[2] or (name,):
-            ref = tape.parameters[member]
-            names[ref.number] = name
-            parts = loom.partition(ref)
-            loom.strands[ref.number] = tuple(
-                fresh_piece(loom, name, part, axes) for part, axes in enumerate(parts.axes)
-            )
-    signs = [_signature(entry, names) for entry in run.entries]
+def weave(run: Inference, axis_groups: Groups) -> Loom:
+    """Neuron groups and edge blocks of all runs."""
+    span = span_of(run)
+    later = [renumbered(one, run, span * (n + 1)) for n, one in enumerate(run.others)]
+    runs = [run, *later]
+    loom = Loom(run, axis_groups, span)
+    _start_parameters(loom, run.tape)
+    memory = Memory() if later else None
     seen: dict[object, list[TapeEntry]] = {}
+    for one in runs:
+        loom.start_run(one)
+        _walk(loom, one, memory, seen)
+    _finish_outputs(loom, runs)
+    _attach_rest(loom)
+    return loom
+
+
+def _start_parameters(loom: Loom, tape: Tape) -> None:
+    """Parameters as they are, in all their parts."""
+    for name in loom.axis_groups.used:
+        for member in loom.axis_groups.parameter(name)[2] or (name,):
+            ref = tape.parameters[member]
+            loom.strands[ref.number] = tuple(
+                fresh_piece(loom, name, part, axes)
+                for part, axes in enumerate(loom.partition(ref).axes)
+            )
+
+
+def _walk(
+    loom: Loom, run: Inference, memory: Memory | None, seen: dict[object, list[TapeEntry]]
+) -> None:
+    """All operations of one run, in order."""
+    names = {
+        run.tape.parameters[member].number: name
+        for name in loom.axis_groups.used
+        for member in loom.axis_groups.parameter(name)[2] or (name,)
+    }
+    signs = [_signature(entry, names) for entry in run.entries]
+    if memory is not None:
+        memory.start_run()
     for place, entry in enumerate(run.entries):
+        key = None
+        if memory is not None:
+            key = memory.recall(loom, entry)
+            if key is None:
+                continue
         window = (tuple(signs[max(place - _WINDOW, 0) : place + _WINDOW + 1]), signs[place])
         before = seen.setdefault(window, [])
         before.append(entry)
         if len(before) <= _UNROLLED or not _repeat(loom, entry, before[_UNROLLED - 1]):
             _apply(loom, entry)
-    _finish_outputs(loom, tape)
-    _attach_rest(loom, tape)
-    return loom
+        if memory is not None:
+            memory.keep(loom, entry, key)
 
 
 def _signature(entry: TapeEntry, names: dict[int, str]) -> object:
@@ -87,9 +114,9 @@ def _repeat(loom: Loom, entry: TapeEntry, first: TapeEntry) -> bool:
     outs = [ref for ref in entry.outputs if ref is not None]
     olds = [ref for ref in first.outputs if ref is not None]
     for ref, old in zip(outs, olds, strict=True):
-        if old.number not in loom.strands or ref.number in loom.run.constants | loom.run.data:
+        if old.number not in loom.strands or ref.number in loom.run.constants or ref.number in loom.run.data:
             return False
-        if len(loom.partition(ref)) != len(loom.partition(old)):
+        if len(loom.partition(ref)) != len(loom.strands[old.number]):
             return False
     for ref, old in zip(outs, olds, strict=True):
         # Nothing may join a group that others read already.
@@ -148,19 +175,32 @@ def _apply(loom: Loom, entry: TapeEntry) -> None:
         generic(loom, entry)
 
 
-def _finish_outputs(loom: Loom, tape: Tape) -> None:
+def _finish_outputs(loom: Loom, runs: Sequence[Inference]) -> None:
     """Who computes the outputs."""
-    for ref in tape.outputs:
-        entry = TapeEntry("output", {"output": ref}, (ref,), "", False)
-        for block, value in enumerate(loom.strands.get(ref.number, ())):
-            if isinstance(value, Input | Constant):
-                continue
-            here = loom.present(loom.partition(ref).axes[block])
-            group = loom.read(loom.hidden(value, here, entry))
-            group.kind = NeuronKind.OUTPUT
+    ends: dict[tuple[int, int], dict[int, Group]] = {}
+    entry = TapeEntry("output", {}, (), "", False)
+    for run in runs:
+        loom.start_run(run)
+        for place, ref in enumerate(run.tape.outputs):
+            for block, value in enumerate(loom.strands.get(ref.number, ())):
+                if isinstance(value, Input | Constant):
+                    continue
+                here = loom.present(loom.partition(ref).axes[block])
+                group = loom.read(loom.hidden(value, here, entry))
+                ends.setdefault((place, block), {})[id(group)] = group
+    for groups in ends.values():
+        group = next(iter(groups.values()))
+        if len(groups) > 1:
+            # Each run has computed it in another way: neurons that depend on all of them.
+            senders, group = list(groups.values()), loom.new_group(entry, group.factors)
+            group.chain = ()
+            for sender in senders:
+                same = same_factors(sender.factors, group.factors)
+                loom.skip(sender, group) if same else loom.flow(sender, group)
+        group.kind = NeuronKind.OUTPUT
 
 
-def _attach_rest(loom: Loom, tape: Tape) -> None:
+def _attach_rest(loom: Loom) -> None:
     """Parameters that no operation has placed: joined with the groups that fit them best."""
     for name in loom.axis_groups.used:
         for part, axes in enumerate(loom.parameter_blocks(name)):
@@ -173,8 +213,6 @@ def _attach_rest(loom: Loom, tape: Tape) -> None:
 
 def _place(loom: Loom, value: Param, entry: TapeEntry) -> None:
     piece = value.pieces[0]
-    from paramgraph.capture.weave.parameters import leaves_of
-
     have = {id(leaf) for leaf in leaves_of(loom, piece)}
 
     def score(group: Group) -> tuple[int, int]:
