@@ -46,7 +46,7 @@ def test_unify_with_a_fixed_size_freezes_only_the_leaf_it_meets() -> None:
     leaf, other = Leaf("leaf", 3), Leaf("other", 2)
     joined = Leaf("joined", 2)
     unify((other, leaf), (joined, 3), "met pixels")
-    assert leaf.frozen == "met pixels"
+    assert leaf.frozen == "meets inputs or positions in met pixels"
     assert resolve((joined,)) == (other,)
     assert other.frozen is None
 
@@ -84,7 +84,7 @@ def test_a_single_index_is_compared_with_nothing() -> None:
 def test_unify_freezes_axes_that_cut_through_each_other() -> None:
     one, two, three = Leaf("a", 6), Leaf("b", 4), Leaf("c", 2)
     unify((one,), (two, three), "aten.mm in module 'm'")
-    assert {leaf.root().frozen for leaf in (one, two)} == {"aten.mm in module 'm'"}
+    assert {leaf.root().frozen for leaf in (one, two)} == {"cut across by aten.mm in module 'm'"}
 
 
 def test_regroup_has_no_result_where_a_reshape_cuts_through_an_axis() -> None:

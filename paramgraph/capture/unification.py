@@ -41,11 +41,11 @@ def unify(first: Sequence[Factor], second: Sequence[Factor], reason: str) -> Non
         if size_b == 1:
             left.append(a)
             if not right:
-                return freeze([*left, *right], reason)
+                return freeze([*left, *right], f"cut across by {reason}")
             continue
         parts = divided(a, size_b)
         if parts is None:
-            return freeze([a, b, *left, *right], reason)
+            return freeze([a, b, *left, *right], f"cut across by {reason}")
         left.extend(parts[::-1])
         right.append(b)
     return None
@@ -105,7 +105,7 @@ def _equate(a: Factor, b: Factor, reason: str) -> None:
         else:
             a.join(b)
     elif size_of(a) > 1:
-        freeze((a, b), reason)
+        freeze((a, b), f"meets inputs or positions in {reason}")
 
 
 def _equate_pieces(a: Leaf, b: Leaf, reason: str) -> None:
@@ -115,7 +115,7 @@ def _equate_pieces(a: Leaf, b: Leaf, reason: str) -> None:
     ends = sorted({*_ends(a.pieces), *_ends(b.pieces)})[:-1]
     left, right = cut((a,), ends), cut((b,), ends)
     if left is None or right is None:
-        return freeze((a, b), reason)
+        return freeze((a, b), f"cut across by {reason}")
     for one, other in zip(left, right, strict=True):
         unify(one, other, reason)
     return None
