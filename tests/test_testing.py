@@ -18,7 +18,7 @@ import paramgraph.testing as pt
 from paramgraph.batch import GraphBatch
 from paramgraph.nn import Metanetwork, OperatorMetanetwork
 from paramgraph.nn.metanetwork import network_mean
-from paramgraph.structure import ScaleGroup, ScaleKind
+from paramgraph.structure import ScaleKind
 from paramgraph.testing.draws import double_state, other_weights
 from paramgraph.testing.metanetwork_laws import LAW_NAMES
 
@@ -278,7 +278,7 @@ def _frees_the_outputs(graph: pg.ParamGraph) -> pg.ParamGraph:
 
 
 def _lets_relu_change_sign(graph: pg.ParamGraph) -> pg.ParamGraph:
-    groups = tuple(ScaleGroup(g.name, g.size, ScaleKind.SIGN) for g in graph.scale_groups)
+    groups = tuple(replace(group, kind=ScaleKind.SIGN) for group in graph.scale_groups)
     return replace(graph, scale_groups=groups)
 
 
