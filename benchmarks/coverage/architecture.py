@@ -23,6 +23,9 @@ class Architecture:
         family: Heading under which it is listed.
         build: Makes the network and its example inputs; random numbers are seeded by the caller.
         output: Which output counts, as for ``paramgraph.capture``.
+        expected: Says of a graph whether its free groups are those worked out by hand ("yes",
+            "no", or "fewer" where a known limit of capture is met exactly); ``None`` where nobody
+            worked them out.
     """
 
     name: str
@@ -34,3 +37,5 @@ class Architecture:
     def title(self) -> str:
         """Family and name: unlike all others of the report."""
         return f"{self.family}: {self.name}"
+
+    expected: Callable[[Any], str] | None = None

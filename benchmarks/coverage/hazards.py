@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.coverage.architecture import Architecture, Inputs
+from paramgraph.graph import ParamGraph
 
 __all__ = ["architectures"]
 
@@ -23,9 +24,24 @@ def architectures() -> list[Architecture]:
         sys.path.append(str(_TESTS))
     hazards = importlib.import_module("more_networks").ALL_HAZARDS
     return [
-        Architecture(hazard.name, "networks of the tests", functools.partial(_build, hazard))
+        Architecture(
+            hazard.name,
+            "networks of the tests",
+            functools.partial(_build, hazard),
+            expected=functools.partial(_as_expected, hazard.name),
+        )
         for hazard in hazards
     ]
+
+
+def _as_expected(name: str, graph: ParamGraph) -> str:
+    """Size, number and dependence of all free groups, against those worked out by hand."""
+    table = importlib.import_module("expected_groups")
+    found = table.found_groups(graph.axis_groups)
+    if found == table.EXPECTED_GROUPS[name]:
+        return "yes"
+    rows, _ = table.KNOWN_SMALLER.get(name, (None, 1))
+    return "fewer" if found == rows else "no"
 
 
 def _build(hazard: Any) -> tuple[nn.Module, Inputs]:

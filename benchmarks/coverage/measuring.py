@@ -44,6 +44,8 @@ class Measurement:
         max_error: Largest change of an output under drawn symmetries.
         round_trip: Whether weights come back from values with the same bits.
         teeth: What happened when groups were permuted in one of their tensors.
+        expected: Whether the free groups are those worked out by hand: "yes", "no", "fewer" (a
+            known limit of capture).
         complete: Whether every trained scalar stands in the graph or is listed as unused.
         time_s: Time of everything.
         problems: Why the row counts as failed; none in a good row.
@@ -61,6 +63,7 @@ class Measurement:
     max_error: float | None = None
     round_trip: bool | None = None
     complete: bool | None = None
+    expected: str | None = None
     teeth: Teeth | None = None
     time_s: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -89,6 +92,11 @@ def measure(architecture: Architecture, *, seed: int = 0) -> Measurement:
             # Without its self-check, which would take out what is wrong before it is counted.
             graph = pg.capture(network, inputs, output=architecture.output, check=False)
             _describe(row, graph)
+            if architecture.expected is not None:
+                with _stage(row, "expected groups"):
+                    row.expected = architecture.expected(graph)
+                    if row.expected == "no":
+                        row.problems.append("other free groups than worked out by hand")
             with _stage(row, "completeness"):
                 row.complete = _holds(row, "not complete", _complete(network, graph))
             with _stage(row, "round trip"):

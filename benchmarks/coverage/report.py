@@ -15,8 +15,8 @@ __all__ = ["line", "markdown", "totals", "write"]
 
 _HEAD = (
     "| architecture | parameters | groups free / frozen | log group size | unknown operations "
-    "| largest error | computed in | round trip | complete | teeth | seconds |\n"
-    "|---|--:|--:|--:|---|--:|---|---|---|--:|--:|"
+    "| largest error | computed in | round trip | complete | as by hand | teeth | seconds |\n"
+    "|---|--:|--:|--:|---|--:|---|---|---|---|--:|--:|"
 )
 
 
@@ -53,6 +53,8 @@ def totals(rows: Sequence[Measurement]) -> dict[str, float]:
         "free axis groups": sum(row.num_free or 0 for row in rows),
         "frozen axis groups": sum(row.num_frozen or 0 for row in rows),
         "largest error of those that passed": max(errors, default=0.0),
+        "with the groups worked out by hand": sum(row.expected == "yes" for row in rows),
+        "with fewer, a known limit": sum(row.expected == "fewer" for row in rows),
         "pairs permuted in one tensor only": sum(one.tried for one in teeth),
         "of these noticed": noticed,
         "of these in dead weights": sum(len(one.dead) for one in teeth),
@@ -131,6 +133,7 @@ def _row(row: Measurement) -> str:
         row.precision or "-",
         _truth(row.round_trip),
         _truth(row.complete),
+        row.expected or "-",
         _teeth(row),
         f"{row.time_s:.1f}",
     )
