@@ -9,6 +9,7 @@ symmetric. Does not look at module types or parameter names, and does not change
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +33,7 @@ _MOST_CHECKED = 5_000_000
 
 def capture(
     network: nn.Module,
-    example_inputs: ExampleInputs | list[ExampleInputs],
+    example_inputs: ExampleInputs | list[Any],
     *,
     strict: bool = False,
     output: OutputChoice = None,
@@ -90,7 +91,7 @@ def capture(
 def _checked(
     network: nn.Module,
     graph: ParamGraph,
-    several: list[ExampleInputs],
+    several: list[Any],
     check: bool | None,
     *,
     strict: bool,

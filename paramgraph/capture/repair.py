@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ _FACTOR = 100
 def repair(
     network: nn.Module,
     graph: ParamGraph,
-    example_inputs: ExampleInputs | list[ExampleInputs],
+    example_inputs: ExampleInputs | list[Any],
     *,
     seed: int = 0,
 ) -> ParamGraph:

@@ -163,7 +163,7 @@ class Probe:
 def verify(
     network: nn.Module,
     graph: ParamGraph,
-    example_inputs: ExampleInputs,
+    example_inputs: ExampleInputs | list[Any],
     *,
     num_draws: int = 4,
     scale: bool = True,
