@@ -126,11 +126,17 @@ def _with_bias(
 
 
 def _sides(
-    loom: Loom, entry: TapeEntry, ref: TensorRef, letters: str, *, kernel: bool
+    loom: Loom,
+    entry: TapeEntry,
+    operand: tuple[TensorRef, str],
+    blocks: Sequence[int],
+    *,
+    kernel: bool,
 ) -> list[_Side]:
-    parts = loom.partition(ref)
+    ref, letters = operand
     sides = []
-    for block, axes in enumerate(parts.axes):
+    for block in blocks:
+        axes = loom.partition(ref).axes[block]
         names = []
         for place, (axis, letter) in enumerate(zip(axes, letters, strict=True)):
             here = [letter] * len(axis)
@@ -171,26 +177,25 @@ def _block(
     parts = loom.partition(site[0])
     probes = parts.probes(site[1])
     place = dict(zip(out, probes[0], strict=True)) if probes else {}
-    ours = _sides(loom, entry, *left, kernel=False)
-    theirs = _sides(loom, entry, *right, kernel=True)
 
-    def at(side: _Side) -> bool:
-        spots = [
-            place.get(letter) if letter.islower() or len(letter) > 1 else None
-            for letter in side.letters
-        ]
-        axis = _grouped_axis(entry, kernel=side.ref is right[0])
-        if axis is not None:
-            here = _groups_of(loom, entry, side.ref, side.block, axis)
-            if not here & _groups_of(loom, entry, *site, 1):
-                return False
-            spots = [None] * len(spots)
-            if side.ref is right[0]:
-                is_whole = not entry.args["transposed"]  # the kernel's own output channels
-                spots[1 - is_whole] = place["j"] if is_whole else place["j"] % side.ref.shape[1]
-        return side.block in loom.partition(side.ref).find(spots)
+    def found(operand: tuple[TensorRef, str], *, kernel: bool) -> list[_Side]:
+        ref, letters = operand
+        spots = [place.get(letter) if letter.islower() else None for letter in letters]
+        axis = _grouped_axis(entry, kernel=kernel)
+        if axis is None:
+            blocks = loom.partition(ref).find(spots)
+            return _sides(loom, entry, operand, blocks, kernel=kernel)
+        spots = [None] * len(spots)
+        if kernel:
+            is_whole = not entry.args["transposed"]  # the kernel's own output channels
+            spots[1 - is_whole] = place["j"] if is_whole else place["j"] % ref.shape[1]
+        groups = _groups_of(loom, entry, *site, 1)
+        blocks = loom.partition(ref).find(spots)
+        blocks = [block for block in blocks if groups & _groups_of(loom, entry, ref, block, axis)]
+        return _sides(loom, entry, operand, blocks, kernel=kernel)
 
-    pairs = [(a, b) for a in ours if at(a) for b in theirs if at(b) and _meet(loom, a, b)]
+    ours, theirs = found(left, kernel=False), found(right, kernel=True)
+    pairs = [(a, b) for a in ours for b in theirs if _meet(loom, a, b)]
     result: Strand | None = None
     for a, b in pairs:
         result = _pair(loom, entry, site, a, b, result)

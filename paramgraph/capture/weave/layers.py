@@ -386,9 +386,10 @@ def written(loom: Loom, entry: TapeEntry) -> None:
     strands: list[Strand] = []
     for block in range(len(loom.partition(ref))):
         values: dict[object, tuple[TensorRef, int, Strand]] = {}
-        places = [(source, by_likeness(loom, ref, block, source)) for source in sources]
         if is_alias:
             places = overwritten(loom, ref, block, sources[0], sources[1])
+        else:
+            places = [(source, by_likeness(loom, ref, block, source)) for source in sources]
         for source, at in places:
             value = loom.strand(source, at)
             if not isinstance(value, Constant):

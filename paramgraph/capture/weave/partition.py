@@ -25,6 +25,7 @@ class Partition:
     def __init__(self, groups: Groups, kind: TensorType) -> None:
         self.axes: list[Axes] = []
         self.index: list[tuple[np.ndarray, ...]] = []
+        self._found: dict[int, dict[int, set[int]] | None] = {}
         start = 0
         for axes in kind.blocks if isinstance(kind, Bundle) else (kind,):
             ways = [_choices(axis) for axis in axes]
@@ -42,14 +43,29 @@ class Partition:
         """The blocks at a place; ``None`` is anywhere on an axis."""
         if len(self.axes) == 1:
             return [0]
-        return [
-            number
-            for number, index in enumerate(self.index)
-            if all(
-                at is None or bool((have == at).any())
-                for have, at in zip(index, place, strict=True)
-            )
-        ]
+        found: set[int] | None = None
+        for axis, at in enumerate(place):
+            blocks = self._blocks_at(axis) if at is not None else None
+            if blocks is not None:
+                here = blocks.get(at, set())  # type: ignore[arg-type]
+                found = here if found is None else found & here
+        return list(range(len(self.axes))) if found is None else sorted(found)
+
+    def _blocks_at(self, axis: int) -> dict[int, set[int]] | None:
+        """The blocks by index of an axis; ``None`` where every block has all of them.
+
+        Long loops that write into one tensor ask this for each of its blocks again.
+        """
+        if axis not in self._found:
+            first = self.index[0][axis]
+            found: dict[int, set[int]] | None = None
+            if any(not np.array_equal(index[axis], first) for index in self.index):
+                found = {}
+                for number, index in enumerate(self.index):
+                    for at in index[axis].tolist():
+                        found.setdefault(at, set()).add(number)
+            self._found[axis] = found
+        return self._found[axis]
 
     def probes(self, block: int) -> list[tuple[int, ...]]:
         """Some entries of a block: its first, its middle and its last one."""

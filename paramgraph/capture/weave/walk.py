@@ -114,7 +114,9 @@ def _repeat(loom: Loom, entry: TapeEntry, first: TapeEntry) -> bool:
     outs = [ref for ref in entry.outputs if ref is not None]
     olds = [ref for ref in first.outputs if ref is not None]
     for ref, old in zip(outs, olds, strict=True):
-        if old.number not in loom.strands or ref.number in loom.run.constants or ref.number in loom.run.data:
+        if old.number not in loom.strands:
+            return False
+        if ref.number in loom.run.constants or ref.number in loom.run.data:
             return False
         if len(loom.partition(ref)) != len(loom.strands[old.number]):
             return False
