@@ -25,7 +25,7 @@ class Partition:
     def __init__(self, groups: Groups, kind: TensorType) -> None:
         self.axes: list[Axes] = []
         self.index: list[tuple[np.ndarray, ...]] = []
-        self._found: dict[int, dict[int, set[int]] | None] = {}
+        self._covered: dict[int, list[tuple[np.ndarray, list[int]]]] = {}
         start = 0
         for axes in kind.blocks if isinstance(kind, Bundle) else (kind,):
             ways = [_choices(axis) for axis in axes]
@@ -45,27 +45,20 @@ class Partition:
             return [0]
         found: set[int] | None = None
         for axis, at in enumerate(place):
-            blocks = self._blocks_at(axis) if at is not None else None
-            if blocks is not None:
-                here = blocks.get(at, set())  # type: ignore[arg-type]
-                found = here if found is None else found & here
+            if at is None or len(ways := self._ways(axis)) == 1:
+                continue
+            here = {block for index, blocks in ways if _has(index, at) for block in blocks}
+            found = here if found is None else found & here
         return list(range(len(self.axes))) if found is None else sorted(found)
 
-    def _blocks_at(self, axis: int) -> dict[int, set[int]] | None:
-        """The blocks by index of an axis; ``None`` where every block has all of them.
-
-        Long loops that write into one tensor ask this for each of its blocks again.
-        """
-        if axis not in self._found:
-            first = self.index[0][axis]
-            found: dict[int, set[int]] | None = None
-            if any(not np.array_equal(index[axis], first) for index in self.index):
-                found = {}
-                for number, index in enumerate(self.index):
-                    for at in index[axis].tolist():
-                        found.setdefault(at, set()).add(number)
-            self._found[axis] = found
-        return self._found[axis]
+    def _ways(self, axis: int) -> list[tuple[np.ndarray, list[int]]]:
+        """The indices of an axis that blocks cover, each with all blocks that cover these."""
+        if axis not in self._covered:
+            alike: dict[bytes, tuple[np.ndarray, list[int]]] = {}
+            for number, index in enumerate(self.index):
+                alike.setdefault(index[axis].tobytes(), (index[axis], []))[1].append(number)
+            self._covered[axis] = list(alike.values())
+        return self._covered[axis]
 
     def probes(self, block: int) -> list[tuple[int, ...]]:
         """Some entries of a block: its first, its middle and its last one."""
@@ -74,6 +67,13 @@ class Partition:
             return []
         places = {tuple(int(axis[int(f * (len(axis) - 1))]) for axis in index) for f in (0, 0.5, 1)}
         return sorted(places)
+
+
+def _has(index: np.ndarray, at: int) -> bool:
+    """Whether an index, sorted, is among some; most are ranges."""
+    if not len(index) or not index[0] <= at <= index[-1]:
+        return False
+    return index[-1] - index[0] == len(index) - 1 or bool((index == at).any())
 
 
 def _choices(axis: Axis) -> list[tuple[Axis, np.ndarray]]:
