@@ -14,7 +14,7 @@ from paramgraph.nn.positions import FixedPositionBasis
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.structure import Activation, EdgeKind
 
-__all__ = ["EdgeEncoder", "NeuronEncoder"]
+__all__ = ["EdgeEncoder", "KindTable", "NeuronEncoder"]
 
 _KINDS = list(EdgeKind)
 _FIRST_KINDS = 4  # kinds of the first release: linear, conv, scale, skip
@@ -46,7 +46,7 @@ class EdgeEncoder(nn.Module):
         )
         self.lift = nn.Linear(2 * rows if num_frequencies else rows, dim)
         self.map = nn.Linear(dim, dim)
-        self.kind = _kind_table(dim)
+        self.kind = KindTable(dim)
 
     def forward(self, batch: GraphBatch, standardizer: Standardizer) -> tuple[Tensor, Tensor]:
         """Features of the edges and of the reversed edges, each ``[E, dim]``."""
@@ -69,17 +69,33 @@ class EdgeEncoder(nn.Module):
         return self.lift(torch.cat([projected.cos(), projected.sin()], dim=1))
 
 
-def _kind_table(dim: int) -> nn.Embedding:
+class KindTable(nn.Embedding):
     """One vector per kind of edge.
 
     The first four kinds draw from the global generator, the later ones from one of their own: a
     new kind changes no start that a published number was measured with.
+
+    Example:
+        >>> KindTable(8).weight.shape[1]
+        8
     """
-    first = nn.Embedding(_FIRST_KINDS, dim)
-    generator = torch.Generator().manual_seed(4)
-    later = torch.randn(len(_KINDS) - _FIRST_KINDS, dim, generator=generator)
-    rows = torch.cat([first.weight.detach(), later.to(first.weight)])
-    return nn.Embedding(len(_KINDS), dim, _weight=rows)
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(len(_KINDS), dim, _weight=torch.empty(len(_KINDS), dim))
+        self.start(1.0)
+
+    @torch.no_grad()
+    def start(self, std: float) -> None:
+        """Draw all vectors anew.
+
+        Args:
+            std: Standard deviation of their entries.
+        """
+        first = torch.empty_like(self.weight[:_FIRST_KINDS])
+        self.weight[:_FIRST_KINDS] = nn.init.normal_(first, std=std)
+        generator = torch.Generator().manual_seed(_FIRST_KINDS)
+        shape = (len(_KINDS) - _FIRST_KINDS, self.embedding_dim)
+        self.weight[_FIRST_KINDS:] = std * torch.randn(shape, generator=generator)
 
 
 class NeuronEncoder(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from paramgraph.batch import GraphBatch
 from paramgraph.engine import moments, receivers_of, senders_of
 from paramgraph.errors import BatchError
-from paramgraph.nn.encoders import EdgeEncoder, NeuronEncoder
+from paramgraph.nn.encoders import EdgeEncoder, KindTable, NeuronEncoder
 from paramgraph.nn.metanetwork import Metanetwork, network_mean
 from paramgraph.nn.standardize import Standardizer
 
@@ -176,6 +176,8 @@ def _start_at_unit_scale(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, KindTable):
+        module.start(0.3)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.3)
 
