@@ -11,6 +11,7 @@ from networks import Hazard
 from torch import Tensor, nn
 
 import paramgraph as pg
+from paramgraph.capture.running import ExampleInputs
 from paramgraph.nn import NeuralGraphGNN, OperatorMetanetwork
 from paramgraph.structure import Activation, EdgeKind, NeuronKind, NormKind
 from paramgraph.testing import ExampleNetwork, check_graph, check_metanetwork
@@ -89,7 +90,8 @@ class _TwoWays(nn.Module):
 
 
 def test_every_run_is_woven() -> None:
-    network, runs = _TwoWays(), [torch.randn(4, 3), torch.randn(5, 3)]
+    network = _TwoWays()
+    runs: list[ExampleInputs] = [torch.randn(4, 3), torch.randn(5, 3)]
     graph = pg.capture(network, runs)
     ends = {
         (block.view.parameter, graph.neuron_groups[block.sender].name): block.receiver

@@ -26,7 +26,7 @@ __all__ = ["check_graph"]
 
 def check_graph(
     network: nn.Module,
-    example_inputs: ExampleInputs,
+    example_inputs: ExampleInputs | list[ExampleInputs],
     *,
     graph: ParamGraph | None = None,
     num_seeds: int = 20,
@@ -90,7 +90,7 @@ def _row(
 
 
 def _function(
-    network: nn.Module, graph: ParamGraph, inputs: ExampleInputs, seeds: range
+    network: nn.Module, graph: ParamGraph, inputs: ExampleInputs | list[ExampleInputs], seeds: range
 ) -> tuple[float, str]:
     """Largest change of the outputs: two draws per seed, the second one with scales."""
     errors = {
@@ -197,7 +197,9 @@ def _round_trip(graph: ParamGraph, state: StateDict) -> tuple[float, str]:
     return float(len(wrong)), f"parameters: {', '.join(wrong)}" if wrong else ""
 
 
-def _zero_weight(network: nn.Module, graph: ParamGraph, inputs: ExampleInputs) -> tuple[float, str]:
+def _zero_weight(
+    network: nn.Module, graph: ParamGraph, inputs: ExampleInputs | list[ExampleInputs]
+) -> tuple[float, str]:
     """Whether a network of zeros has another structure."""
     copy = evaluation_copy(network)
     state = copy.state_dict()
@@ -209,12 +211,13 @@ def _zero_weight(network: nn.Module, graph: ParamGraph, inputs: ExampleInputs) -
     return float(changed), "the structure changes" if changed else ""
 
 
-def _operations(network: nn.Module, inputs: ExampleInputs) -> list[tuple[object, ...]]:
+def _operations(
+    network: nn.Module, inputs: ExampleInputs | list[ExampleInputs]
+) -> list[tuple[object, ...]]:
     """What a run does, and to tensors of which shapes."""
     first = inputs[0] if isinstance(inputs, list) else inputs
     return [
-        (entry.operation, entry.module, *_shapes(entry))
-        for entry in record(network, first).entries
+        (entry.operation, entry.module, *_shapes(entry)) for entry in record(network, first).entries
     ]
 
 

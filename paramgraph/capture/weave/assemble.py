@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from paramgraph.capture.activations import name_activation
-from paramgraph.capture.axes import Leaf
+from paramgraph.capture.axes import Leaf, size_of
 from paramgraph.capture.tape import Tape, entry_refs
 from paramgraph.capture.weave.loom import Loom
 from paramgraph.capture.weave.records import Group, Link
@@ -126,8 +126,7 @@ def _layout(loom: Loom, tape: Tape, name: str, scales: Any) -> ParameterLayout:
 def _factors(loom: Loom, group: Group) -> tuple[Factor, ...]:
     names = loom.axis_groups.names
     return tuple(
-        names.get(id(f), f.size) if isinstance(f, Leaf) else int(f)  # type: ignore[arg-type]
-        for f in group.factors
+        names.get(id(f), f.size) if isinstance(f, Leaf) else size_of(f) for f in group.factors
     )
 
 

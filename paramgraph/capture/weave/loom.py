@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from paramgraph.capture.activations import Chain
-from paramgraph.capture.axes import Factor, Leaf, Pick, resolve, size_of
+from paramgraph.capture.axes import Factor, size_of
 from paramgraph.capture.groups import Groups
 from paramgraph.capture.inference import Inference
 from paramgraph.capture.tape import TapeEntry, TensorRef, entry_refs
-from paramgraph.capture.tensor_types import Axes
+from paramgraph.capture.weave.numbering import Numbering
 from paramgraph.capture.weave.partition import Partition
-from paramgraph.capture.weave.records import (
-    Constant,
-    Group,
-    Hidden,
-    Input,
-    Link,
-    Param,
-    Piece,
-    Reduced,
-    Strand,
-)
+from paramgraph.capture.weave.records import Constant, Group, Hidden, Input, Link, Piece, Strand
 from paramgraph.structure import EdgeKind, EntryView, NeuronKind, NeuronRole
 
-__all__ = ["Loom", "same_factors"]
+__all__ = ["Loom"]
+
 
 _MOST_EDGES = 2**22  # of a block without parameters
 
 
-class Loom:
+class Loom(Numbering):
     """Everything that was woven so far.
 
     Attributes:
         run: The run that is being woven: types of all its tensors.
         runs: All that were begun.
         span: Tensors of the run with number n have numbers from n times this one on.
-        axis_groups: Names of the leaves.
         groups: Neuron groups in the order of creation.
         links: Edge blocks in the order of creation.
         strands: What is known of each block of each tensor, by the tensor's number.
@@ -47,10 +37,10 @@ class Loom:
     """
 
     def __init__(self, run: Inference, axis_groups: Groups, span: int) -> None:
+        super().__init__(axis_groups)
         self.run = run
         self.runs: list[Inference] = []
         self.span = span
-        self.axis_groups = axis_groups
         self.groups: list[Group] = []
         self.links: list[Link] = []
         self.strands: dict[int, tuple[Strand, ...]] = {}
@@ -58,23 +48,13 @@ class Loom:
         self.claimed: set[tuple[str, int]] = set()
         self.pending: dict[tuple[str, int], tuple[Group | None, Group | None]] = {}
         self._partitions: dict[int, Partition] = {}
-        self._parameters: dict[str, list[Axes]] = {}
         self._names: set[str] = set()
         self._counts: dict[str, int] = {}
         self.made: dict[tuple[object, ...], Group] = {}
         self.mixed: dict[tuple[int, int], set[object]] = {}
         self._inputs: dict[tuple[int, int, int, int], Group] = {}
-        self._adapters: dict[tuple[object, ...], Group] = {}
+        self.adapters: dict[tuple[object, ...], Group] = {}
         self._joined: set[tuple[int, int, EdgeKind]] = set()
-        rows = [row.name for row in axis_groups.rows]
-        self._given = {row.name: row.given for row in axis_groups.rows}
-        self._rank = {name: place for place, name in enumerate(_given_first(rows, self._given))}
-        self._leaves = {
-            self.name_of(leaf): leaf
-            for name in axis_groups.used
-            for axes in self.parameter_blocks(name)
-            for leaf in self.present(axes)
-        }
 
     def start_run(self, run: Inference) -> None:
         """Go on with another run; values that do not differ between runs stay known."""
@@ -98,13 +78,6 @@ class Loom:
             self._partitions[ref.number] = Partition(self.axis_groups, self.run.type(ref))
         return self._partitions[ref.number]
 
-    def parameter_blocks(self, name: str) -> list[Axes]:
-        """The axes of each part of a parameter, or of a stack of parameters."""
-        if name not in self._parameters:
-            kind, _, _ = self.axis_groups.parameter(name)
-            self._parameters[name] = Partition(self.axis_groups, kind).axes
-        return self._parameters[name]
-
     def strand(self, ref: TensorRef, block: int = 0) -> Strand:
         """What is known of one block of a tensor."""
         found = self.strands.get(ref.number)
@@ -123,57 +96,6 @@ class Loom:
             return None  # equal values here may differ per neuron in another network
         flat = tensor.detach().reshape(-1)
         return float(flat[0]) if bool((flat == flat[0]).all()) else None
-
-    def leaf(self, factor: Factor) -> Leaf | None:
-        """The axis group a factor stands for, itself or as a choice; ``None`` for positions."""
-        if isinstance(factor, Pick):
-            inner = resolve((factor.leaf,))
-            factor = inner[0] if len(inner) == 1 else factor
-        if isinstance(factor, Leaf) and id(factor) in self.axis_groups.names:
-            return factor
-        return None
-
-    def is_free(self, leaf: Leaf) -> bool:
-        """Whether the neurons that a leaf numbers may be permuted."""
-        return leaf.frozen is None and leaf.size > 1
-
-    def present(self, axes: Axes) -> list[Leaf]:
-        """All leaves that stand on some axes, in order, with repetitions."""
-        return [leaf for axis in axes for f in axis if (leaf := self.leaf(f)) is not None]
-
-    def distinct(self, axes: Axes) -> list[Leaf]:
-        """The leaves on some axes; a choice of one, made several times over, counts once."""
-        return _as_often(self.present(axes), axes)
-
-    def ordered(self, leaves: Iterable[Leaf]) -> tuple[Leaf, ...]:
-        """Leaves in canonical order: those that others depend on first."""
-        return tuple(sorted(leaves, key=self.rank))
-
-    def rank(self, leaf: Leaf) -> int:
-        """The place of a leaf in canonical order."""
-        return self._rank[self.name_of(leaf)]
-
-    def name_of(self, leaf: Leaf) -> str:
-        """The axis group of a leaf."""
-        return self.axis_groups.names[id(leaf)]
-
-    def given_by(self, leaves: Iterable[Leaf]) -> set[str]:
-        """The axis groups that the neurons of some leaves depend on."""
-        return {name for leaf in leaves for name in self._given[self.name_of(leaf)]}
-
-    def neurons_in(self, axes: Axes, known: Iterable[Factor]) -> tuple[Leaf, ...]:
-        """Leaves of a block that are ``known`` to number neurons, with what they depend on."""
-        here = self.present(axes)
-        neurons = {id(leaf): leaf for leaf in known if isinstance(leaf, Leaf)}
-        names = self.given_by(neurons.values())
-        kept = [f for f in here if id(f) in neurons or self.name_of(f) in names]
-        return self.ordered(_as_often(kept, axes))
-
-    def closed(self, factors: Sequence[Factor]) -> tuple[Factor, ...]:
-        """Factors with those that they depend on, which neurons cannot be numbered without."""
-        own = [f for f in factors if isinstance(f, Leaf)]
-        missing = self.given_by(own) - set(map(self.name_of, own))
-        return (*self.ordered(self._leaves[name] for name in missing), *factors)
 
     # Making groups and links
 
@@ -317,112 +239,3 @@ class Loom:
             self._inputs[key] = group
             self.groups.append(group)
         return self._inputs[key]
-
-    def constants(self, wanted: tuple[Leaf, ...], entry: TapeEntry) -> Group:
-        """Neurons that hold constants: zeros at the start of a recurrence."""
-        key = ("constant", *map(id, wanted))
-        if key not in self._adapters:
-            group = Group(
-                self.unique("constant"),
-                wanted,
-                math.prod(f.size for f in wanted),
-                NeuronKind.FIXED,
-                chain=(),
-            )
-            self.groups.append(group)
-            self._adapters[key] = group
-        return self._adapters[key]
-
-    def read_as(
-        self,
-        value: Strand,
-        wanted: tuple[Leaf, ...],
-        entry: TapeEntry,
-        where: tuple[int, int, int] | None = None,
-    ) -> Group:
-        """The neurons of a value in the order ``wanted``, through a link where they differ.
-
-        Args:
-            value: What is read.
-            wanted: Factors that number the neurons.
-            entry: Who reads.
-            where: For inputs the axis that is read, its first index, and how many indices.
-        """
-        if isinstance(value, Constant):
-            return self.constants(wanted, entry)
-        if isinstance(value, Input):
-            axis, start, size = where or (-1, 0, None)
-            found = self.read_input(value, axis, start, size)
-            need = math.prod(leaf.size for leaf in wanted)
-            return found if found.size == need else self._adapter(found, wanted, entry)
-        if not isinstance(value, Hidden):
-            value = self.hidden(value, wanted, entry)
-        found = self.read(value)
-        return found if same_factors(found.factors, wanted) else self._adapter(found, wanted, entry)
-
-    def _adapter(self, found: Group, wanted: tuple[Leaf, ...], entry: TapeEntry) -> Group:
-        key = (id(found), *map(id, wanted))
-        if key not in self._adapters:
-            group = self.new_group(entry, wanted)
-            group.chain = ()
-            self.flow(found, group)
-            self._adapters[key] = group
-        return self._adapters[key]
-
-    def hidden(self, value: Strand, wanted: Sequence[Leaf], entry: TapeEntry) -> Hidden:
-        """Any value as activations of a group; ``wanted`` says which frozen leaves are neurons."""
-        if isinstance(value, Hidden):
-            return value
-        if isinstance(value, Reduced):
-            return self._statistic(value, wanted, entry)
-        if isinstance(value, Param):
-            from paramgraph.capture.weave.parameters import as_neurons
-
-            return as_neurons(self, value, wanted, entry)
-        if isinstance(value, Input):
-            return Hidden(self.read_input(value, -1), owned=False)
-        return Hidden(self.constants(tuple(wanted), entry), owned=False)
-
-    def _statistic(self, value: Reduced, wanted: Sequence[Leaf], entry: TapeEntry) -> Hidden:
-        sender = self.read(value.source)
-        ids = {id(leaf) for leaf in wanted}
-        kept = tuple(f for f in sender.factors if id(f) in ids)
-        key = ("statistic", id(sender), *map(id, kept))
-        if key not in self._adapters:
-            self._adapters[key] = self.new_group(entry, kept)
-            self.flow(sender, self._adapters[key])
-        return Hidden(self._adapters[key], value.chain, owned=False)
-
-
-def same_factors(first: Sequence[Factor], second: Sequence[Factor]) -> bool:
-    """Whether two groups are numbered alike; single neurons need no number."""
-    one, two = ([f for f in factors if size_of(f) > 1] for factors in (first, second))
-    return len(one) == len(two) and all(
-        a is b or (isinstance(a, int) and a == b) for a, b in zip(one, two, strict=True)
-    )
-
-
-def _as_often(kept: list[Leaf], axes: Axes) -> list[Leaf]:
-    """Repetitions are kept only where a leaf itself stands twice, not as a choice of it."""
-    real = [id(f) for axis in axes for f in axis if isinstance(f, Leaf)]
-    result: list[Leaf] = []
-    for leaf in kept:
-        have = sum(other is leaf for other in result)
-        if have < max(real.count(id(leaf)), 1):
-            result.append(leaf)
-    return result
-
-
-def _given_first(names: list[str], given: dict[str, tuple[str, ...]]) -> list[str]:
-    """Names in order, each after those that it depends on."""
-    result: dict[str, None] = {}
-
-    def add(name: str) -> None:
-        if name not in result:
-            for other in given.get(name, ()):
-                add(other)
-            result.setdefault(name)
-
-    for name in names:
-        add(name)
-    return list(result)

@@ -6,14 +6,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paramgraph.capture.axes import Leaf, Wild, size_of
+from paramgraph.capture.axes import Factor, Leaf, Wild, size_of
 from paramgraph.capture.tape import TapeEntry
 from paramgraph.capture.tensor_types import Axes
 from paramgraph.capture.weave.loom import Loom
 from paramgraph.capture.weave.records import Group, Hidden, Labels, Param, Piece
 from paramgraph.structure import EdgeKind, NeuronKind, NeuronRole
 
-__all__ = ["as_neurons", "attach", "fresh_piece", "leaves_of", "main_piece", "relabelled", "stated"]
+__all__ = [
+    "as_neurons",
+    "attach",
+    "forgotten",
+    "fresh_piece",
+    "grid",
+    "leaves_of",
+    "main_piece",
+    "part_axes",
+    "relabelled",
+    "spread",
+    "stated",
+    "table",
+]
 
 
 def fresh_piece(loom: Loom, name: str, part: int, axes: Axes) -> Param:
@@ -25,14 +38,14 @@ def fresh_piece(loom: Loom, name: str, part: int, axes: Axes) -> Param:
     return Param((Piece(name, part, tuple(labels)),))
 
 
-def part_axes(loom: Loom, piece: Piece) -> list[object]:
+def part_axes(loom: Loom, piece: Piece) -> list[Factor]:
     """The factors of a part, one per axis of it."""
     return [f for axis in loom.parameter_blocks(piece.parameter)[piece.part] for f in axis]
 
 
 def leaves_of(loom: Loom, piece: Piece) -> list[Leaf]:
     """The leaves of a part, with repetitions."""
-    return [leaf for f in part_axes(loom, piece) if (leaf := loom.leaf(f)) is not None]  # type: ignore[arg-type]
+    return [leaf for f in part_axes(loom, piece) if (leaf := loom.leaf(f)) is not None]
 
 
 def stated(loom: Loom, piece: Piece) -> bool:
@@ -41,7 +54,7 @@ def stated(loom: Loom, piece: Piece) -> bool:
         return False
     have = {label for axis in piece.labels for labels in axis for label in labels}
     factors = part_axes(loom, piece)
-    return all(place in have or size_of(f) == 1 for place, f in enumerate(factors))  # type: ignore[arg-type]
+    return all(place in have or size_of(f) == 1 for place, f in enumerate(factors))
 
 
 def main_piece(loom: Loom, value: Param, axes: Axes) -> Piece | None:
@@ -97,9 +110,9 @@ def as_neurons(loom: Loom, value: Param, wanted: Sequence[Leaf], entry: TapeEntr
     has, such as a row per position, are fixed neurons that send to them.
     """
     key = ("parameter", value.pieces, *sorted(map(id, wanted)))
-    known = loom._adapters.get(key)
+    known = loom.adapters.get(key)
     if known is None:
-        known = loom._adapters[key] = _made(loom, value, wanted, entry)
+        known = loom.adapters[key] = _made(loom, value, wanted, entry)
     return Hidden(known, value.chain, owned=False)
 
 
@@ -123,7 +136,7 @@ def table(
     factors = part_axes(loom, piece)
     ids = {id(leaf) for leaf in wanted}
     places: dict[str, list[int]] = {"neurons": [], "rows": [], "positions": []}
-    leaves = {i: leaf for i, f in enumerate(factors) if (leaf := loom.leaf(f)) is not None}  # type: ignore[arg-type]
+    leaves = {i: leaf for i, f in enumerate(factors) if (leaf := loom.leaf(f)) is not None}
     if rows is None:
         chosen = {i for i, leaf in leaves.items() if loom.is_free(leaf) or id(leaf) in ids}
         chosen = chosen or set(leaves)
@@ -135,10 +148,10 @@ def table(
     for i in range(len(factors)):
         places["neurons" if i in chosen else "rows" if i in leaves else "positions"].append(i)
     rank = {id(leaf): n for n, leaf in enumerate(loom.ordered(leaves.values()))}
-    for group in ("neurons", "rows"):
-        places[group].sort(key=lambda i: rank[id(leaves[i])])
+    for role in ("neurons", "rows"):
+        places[role].sort(key=lambda i: rank[id(leaves[i])])
     numbers, lines = ([leaves[i] for i in places[k]] for k in ("neurons", "rows"))
-    num_positions = math.prod(size_of(factors[i]) for i in places["positions"])  # type: ignore[arg-type]
+    num_positions = math.prod(size_of(factors[i]) for i in places["positions"])
     name = piece.parameter
     order = [*places["neurons"], *places["rows"], *places["positions"]]
     if not lines and num_positions == 1:
@@ -155,7 +168,7 @@ def table(
     loom.groups.append(source)
     group = loom.new_group(entry, numbers, name)
     shape = (1, group.size, source.size)
-    coordinates = grid([size_of(factors[i]) for i in places["positions"]])  # type: ignore[arg-type]
+    coordinates = grid([size_of(factors[i]) for i in places["positions"]])
     loom.block(name, piece.part, EdgeKind.EMBEDDING, (source, group), order, shape, coordinates)
     return group
 
@@ -189,7 +202,7 @@ def attach(
         found = []
         for factor in group.factors:
             place = next(
-                (i for i, f in left.items() if i not in found and loom.leaf(f) is factor),  # type: ignore[arg-type]
+                (i for i, f in left.items() if i not in found and loom.leaf(f) is factor),
                 None,
             )
             if place is None:
@@ -203,9 +216,9 @@ def attach(
     senders = taken(sender) if sender is not receiver else None
     for place in senders or ():
         del left[place]
-    inner = [(i, leaf) for i, f in left.items() if (leaf := loom.leaf(f)) is not None]  # type: ignore[arg-type]
+    inner = [(i, leaf) for i, f in left.items() if (leaf := loom.leaf(f)) is not None]
     places = [i for i in left if all(i != place for place, _ in inner)]
-    coordinates = grid([size_of(left[i]) for i in places])  # type: ignore[arg-type]
+    coordinates = grid([size_of(left[i]) for i in places])
     # Neurons that depend on others cannot stand without them.
     needed = loom.given_by(leaf for _, leaf in inner)
     fits = needed <= {loom.name_of(leaf) for _, leaf in inner}
@@ -222,9 +235,9 @@ def attach(
         leaves = loom.ordered([leaf for _, leaf in inner])
         ordered = sorted((i for i, _ in inner), key=lambda i: _place(leaves, dict(inner)[i]))
         key = ("inner", id(receiver), *map(id, leaves))
-        between = loom._adapters.get(key)
+        between = loom.adapters.get(key)
         if between is None:
-            between = loom._adapters[key] = loom.new_group(entry, leaves, piece.parameter)
+            between = loom.adapters[key] = loom.new_group(entry, leaves, piece.parameter)
             between.chain = ()
             loom.flow(between, receiver)
         if receivers:
@@ -232,7 +245,8 @@ def attach(
         assert senders is not None
         assert sender is not None
         return edge((sender, between), [*ordered, *senders])
-    source = table(loom, piece, receiver.factors, entry)  # type: ignore[arg-type]
+    leaves_there = [f for f in receiver.factors if isinstance(f, Leaf)]
+    source = table(loom, piece, leaves_there, entry)
     source.chain = source.chain or ()
     loom.flow(source, receiver, EdgeKind.GATE)
     return None

@@ -22,6 +22,7 @@ __all__ = [
     "identity",
 ]
 
+
 Labels = tuple[tuple[tuple[int, ...], ...], ...]
 """For every factor of every axis of a block the axes of the parameter's part that form it."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
+from typing import Any
 
 from paramgraph.capture.inference import Inference
 from paramgraph.capture.tape import TapeEntry, TensorRef
@@ -16,6 +17,7 @@ from paramgraph.capture.weave.loom import Loom
 from paramgraph.capture.weave.records import Hidden, Input, Strand, identity
 
 __all__ = ["Memory", "renumbered", "span_of"]
+
 
 _SIZED = {
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "repeat", "split_with_sizes"),
@@ -121,7 +123,7 @@ def renumbered(run: Inference, first: Inference, offset: int) -> Inference:
     def number(old: int) -> int:
         return same.get(old, old + offset)
 
-    def moved(value: object) -> object:
+    def moved(value: Any) -> Any:
         if isinstance(value, TensorRef):
             return TensorRef(number(value.number), value.shape)
         if isinstance(value, dict):

@@ -11,24 +11,21 @@ from paramgraph.capture.inference import Inference
 from paramgraph.capture.tape import ALIASED, FACTORIES, Tape, TapeEntry, entry_refs
 from paramgraph.capture.weave.contraction import PRODUCTS, contraction
 from paramgraph.capture.weave.elementwise import elementwise
-from paramgraph.capture.weave.layers import (
-    NORMS,
-    gated,
-    generic,
-    normalisation,
-    reduction,
-    same_neurons,
-    table_lookup,
-    written,
-)
-from paramgraph.capture.weave.loom import Loom, same_factors
+from paramgraph.capture.weave.layers import gated, generic, written
+from paramgraph.capture.weave.loom import Loom
 from paramgraph.capture.weave.movement import MOVES, move
+from paramgraph.capture.weave.norms import NORMS, normalisation
+from paramgraph.capture.weave.numbering import same_factors
 from paramgraph.capture.weave.parameters import attach, fresh_piece, leaves_of, table
+from paramgraph.capture.weave.reading import as_hidden
 from paramgraph.capture.weave.records import Constant, Group, Hidden, Input, Param, Strand
+from paramgraph.capture.weave.reductions import reduction, same_neurons
 from paramgraph.capture.weave.runs import Memory, renumbered, span_of
+from paramgraph.capture.weave.tables import table_lookup
 from paramgraph.structure import NeuronKind
 
 __all__ = ["weave"]
+
 
 _UNROLLED = 4  # how often an operation of a loop gets neurons of its own
 _WINDOW = 6  # operations before and after that tell one loop from another
@@ -188,7 +185,7 @@ def _finish_outputs(loom: Loom, runs: Sequence[Inference]) -> None:
                 if isinstance(value, Input | Constant):
                     continue
                 here = loom.present(loom.partition(ref).axes[block])
-                group = loom.read(loom.hidden(value, here, entry))
+                group = loom.read(as_hidden(loom, value, here, entry))
                 ends.setdefault((place, block), {})[id(group)] = group
     for groups in ends.values():
         group = next(iter(groups.values()))
