@@ -99,8 +99,10 @@ def test_regroup_keeps_every_index(sizes: list[int], data: st.DataObject) -> Non
     cuts = sorted(data.draw(st.sets(st.integers(1, len(sizes)))) | {0, len(sizes)})
     bounds = list(itertools.pairwise(cuts))
     merged = regroup(axes, [math.prod(sizes[a:b]) for a, b in bounds], "aten.view")
+    assert merged is not None
     assert [axis_size(axis) for axis in merged] == [math.prod(sizes[a:b]) for a, b in bounds]
     back = regroup(merged, sizes, "aten.view")
+    assert back is not None
     for before, after in zip(axes, back, strict=True):
         assert [f for f in after if axis_size((f,)) > 1] == [f for f in before if f.size > 1]
 

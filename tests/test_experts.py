@@ -198,7 +198,7 @@ def test_experts_that_no_input_reaches_are_not_called_symmetric_by_mistake() -> 
     both = pg.capture(network, [ahead, back])
     assert both.unused_parameters == ()
     for graph, inputs in ((one, ahead), (both, [ahead, back])):
-        verification = pg.verify(network, graph, inputs)  # type: ignore[arg-type]
+        verification = pg.verify(network, graph, inputs)
         assert verification.passed, verification
 
 

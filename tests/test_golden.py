@@ -30,8 +30,14 @@ ACTIVATIONS = ("relu", "tanh", "gelu", "softplus")
 
 def _architectures() -> Iterator[CNN | Siren]:
     for norm, residual, head, act in itertools.product(NORMS, (False, True), HEADS, ACTIVATIONS):
-        sizes = {"widths": (8, 8, 8), "kernel_sizes": (3, 5, 3)}
-        yield CNN(**sizes, activation=act, norm=norm, residual=residual, head=head)
+        yield CNN(
+            widths=(8, 8, 8),
+            kernel_sizes=(3, 5, 3),
+            activation=act,
+            norm=norm,
+            residual=residual,
+            head=head,
+        )
     yield CNN(widths=(1,), kernel_sizes=(3,))
     yield CNN(in_channels=3, widths=(8, 3), kernel_sizes=(1, 3), image_size=16, residual=True)
     yield CNN(in_channels=8, widths=(8, 8), kernel_sizes=(1, 3), image_size=4, residual=True)

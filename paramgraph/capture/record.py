@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from paramgraph.capture.recorder import MemoryGuard, Recorder, WroteParameterError
+from paramgraph.capture.recorder import MemoryGuard, Recorder
 from paramgraph.capture.running import (
     ExampleInputs,
     OutputChoice,
+    WroteParameterError,
     chosen_output,
     detached,
     evaluation_copy,

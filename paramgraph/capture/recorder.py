@@ -78,7 +78,7 @@ class Recorder(TorchDispatchMode):
         key, number = id(tensor), ref.number
         self.refs[key] = ref
         self.tape.dtypes[number] = tensor.dtype
-        self.tape.windows[number] = (tensor.storage_offset(), tensor.stride())
+        self.tape.windows[number] = (int(tensor.storage_offset()), tensor.stride())
         storage = tensor.untyped_storage()
         memory = self.storages.get(storage._cdata)
         if memory is None:

@@ -89,7 +89,8 @@ def _extremes(run: Inference, entry: TapeEntry) -> list[TensorType]:
     axes = run.axes(ref, entry) if isinstance(dim, int) else ()
     if ref.number in run.index_of and axes:
         freeze((run.index_of[ref.number],), f"its indices are compared by {where(entry)}")
-    kept = reduced_axes(axes, {dim % len(axes)} if axes else set(), keep=entry.args["keepdim"])
+    gone = {dim % len(axes)} if isinstance(dim, int) and axes else set()
+    kept = reduced_axes(axes, gone, keep=entry.args["keepdim"])
     return [kept, kept]
 
 

@@ -65,12 +65,12 @@ def apply_rule(run: Inference, entry: TapeEntry) -> None:
         return
     result = found(run, entry)
     types = result if isinstance(result, list) else [result]
-    for number, ref in enumerate(entry.outputs):
-        if ref is None:
+    for number, made in enumerate(entry.outputs):
+        if made is None:
             continue
-        kind = types[number] if number < len(types) else positions(ref)
-        assert number >= len(types) or _fits(kind, ref), (entry, kind, ref)
-        run.types[ref.number] = kind
+        kind = types[number] if number < len(types) else positions(made)
+        assert number >= len(types) or _fits(kind, made), (entry, kind, made)
+        run.types[made.number] = kind
 
 
 def _fits(kind: TensorType, ref: TensorRef) -> bool:
