@@ -316,9 +316,7 @@ def test_a_scale_of_one_parameter_alone_is_noticed(hazard: Hazard) -> None:
         count = torch.arange(row.size, dtype=torch.float64)
         factor = 2 + count if row.kind is ScaleKind.POSITIVE else 1 - 2 * (count % 2 == 0).double()
         users = [
-            layout
-            for layout in found.layouts
-            if any(_acts_on(row, part) for part in layout.parts)
+            layout for layout in found.layouts if any(_acts_on(row, part) for part in layout.parts)
         ]
         assert len(users) > 1
         for layout in users:

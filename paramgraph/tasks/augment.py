@@ -40,8 +40,7 @@ def flip_signs(graph: ParamGraph, values: Values) -> Values:
     """
     like = values.neurons[0]
     drawn = {
-        group.name: 2
-        * torch.randint(0, 2, (values.num_networks, group.size), device=like.device)
+        group.name: 2 * torch.randint(0, 2, (values.num_networks, group.size), device=like.device)
         - 1
         for group in graph.neuron_scales(ScaleKind.SIGN)
     }
@@ -63,9 +62,7 @@ def flip_signs(graph: ParamGraph, values: Values) -> Values:
     return Values(tuple(blocks), tuple(neurons))
 
 
-def _signs(
-    graph: ParamGraph, group: NeuronGroup, drawn: dict[str, Tensor], like: Tensor
-) -> Tensor:
+def _signs(graph: ParamGraph, group: NeuronGroup, drawn: dict[str, Tensor], like: Tensor) -> Tensor:
     """The sign of every neuron of a group ``[B, size]``."""
     sizes = {row.name: row.size for row in graph.axis_groups}
     rows = {row.name: row for row in graph.scale_groups}

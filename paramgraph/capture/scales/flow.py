@@ -177,8 +177,7 @@ class Flow:
         if len(shape) > len(target):
             raise MisfitError
         strides = [
-            0 if size == 1 else stride
-            for size, stride in zip(shape, row_major(shape), strict=True)
+            0 if size == 1 else stride for size, stride in zip(shape, row_major(shape), strict=True)
         ]
         return self.read(source, layout, [0] * (len(target) - len(shape)) + strides)
 

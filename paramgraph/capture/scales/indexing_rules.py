@@ -143,8 +143,7 @@ def _index_put(flow: Flow, entry: TapeEntry) -> list[Values]:
         raise MisfitError
     axis_of = dict(zip(targets, rest, strict=True))
     places = [
-        None if size == 1 else axis_of.get(missing + axis)
-        for axis, size in enumerate(values.shape)
+        None if size == 1 else axis_of.get(missing + axis) for axis, size in enumerate(values.shape)
     ]
     written = _spread(flow, entry, flow.of(values), layout, places)
     return [flow.equal(flow.onto(flow.of(ref), layout), written)]

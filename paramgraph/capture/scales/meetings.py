@@ -36,9 +36,7 @@ class Meeting:
     whole_only: tuple[int, ...]
 
 
-def meetings(
-    view: Layout, whole: Layout, strides: Sequence[int], offset: int = 0
-) -> list[Meeting]:
+def meetings(view: Layout, whole: Layout, strides: Sequence[int], offset: int = 0) -> list[Meeting]:
     """Which boxes of two tensors meet.
 
     Args:
@@ -89,9 +87,7 @@ def _met(
         yield from _met(number, box, start + index * stride, rest, whole)
 
 
-def _leaving(
-    start: int, moved: list[tuple[int, int]], whole: Layout, number: int
-) -> int | None:
+def _leaving(start: int, moved: list[tuple[int, int]], whole: Layout, number: int) -> int | None:
     """A digit along which a box leaves a box of the other tensor."""
     last = start
     for digit, (stride, size) in enumerate(moved):

@@ -204,5 +204,3 @@ def _placed(entry: TapeEntry, name: str, ref: TensorRef, out: TensorRef) -> list
         0 if size == 1 else s for size, s in zip(ref.shape, row_major(ref.shape), strict=True)
     ]
     return [0] * (len(out.shape) - len(ref.shape)) + strides
-
-

@@ -238,4 +238,3 @@ def _overwrite(flow: Flow, entry: TapeEntry) -> list[Values]:
         return [flow.onto(flow.of(value), layout)]
     is_zero = entry.operation == "aten.zero" or (entry.operation == "aten.fill" and value == 0)
     return [[None] * len(layout.boxes) if is_zero else flow.none(layout)]
-

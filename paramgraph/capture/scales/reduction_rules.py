@@ -212,4 +212,3 @@ def _weight_norm(flow: Flow, entry: TapeEntry) -> list[Values]:
         return [flow.product(flow.onto(direction, layout), lengths)]
     flow.alike(direction, axes)
     return [lengths]
-

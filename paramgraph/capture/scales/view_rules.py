@@ -94,9 +94,7 @@ def _repeat(flow: Flow, entry: TapeEntry) -> list[Values]:
     steps = [0] * missing + row_major(ref.shape)
     pairs = [(n, s) if is_inner else (s, n) for s, n in zip(times, old, strict=True)]
     shape = list(itertools.chain.from_iterable(pairs))
-    strides = list(
-        itertools.chain.from_iterable((s, 0) if is_inner else (0, s) for s in steps)
-    )
+    strides = list(itertools.chain.from_iterable((s, 0) if is_inner else (0, s) for s in steps))
     key = ("repeated", entry.position)
     layout = flow.geometry.made(key, lambda: flow.layout(out).reshaped(shape))
     return [flow.read(flow.of(ref), layout, strides)]
@@ -138,9 +136,7 @@ def _positions(flow: Flow, entry: TapeEntry) -> list[Values]:
     if name in ("pixel_shuffle", "col2im"):
         axis = len(ref.shape) - (3 if name == "pixel_shuffle" else 2)
         channels = out.shape[-3]
-        shape = (
-            *ref.shape[:axis], channels, ref.shape[axis] // channels, *ref.shape[axis + 1 :]
-        )
+        shape = (*ref.shape[:axis], channels, ref.shape[axis] // channels, *ref.shape[axis + 1 :])
         wide = flow.geometry.made(
             ("windows", entry.position), lambda: source.layout.reshaped(shape)
         )
@@ -149,7 +145,6 @@ def _positions(flow: Flow, entry: TapeEntry) -> list[Values]:
     axis = len(ref.shape) - 3
     window = math.prod(out.shape[axis : axis + 1]) // ref.shape[axis]
     return [flow.write(source, layout, [*strides[:axis], window * strides[axis], 0, 0])]
-
 
 
 @scale_rule("channel_shuffle", "native_channel_shuffle")
