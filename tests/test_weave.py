@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from more_networks import ALL_HAZARDS, MORE_HAZARDS
 from networks import Hazard
 from torch import Tensor, nn
+from torch.nn import functional
 
 import paramgraph as pg
 from paramgraph.capture.running import ExampleInputs
@@ -196,3 +199,34 @@ def test_too_many_edges_without_parameters_go_through_one_neuron() -> None:
     # With fewer edges there is none.
     small = pg.capture(_Outer(4), inputs)
     assert not any(group.name.endswith(".hub") for group in small.neuron_groups)
+
+
+class _Empty(nn.Module):
+    """What is computed of no examples at all stands in the graph as well."""
+
+    def __init__(self, wiring: Callable[[Any, Tensor], Tensor], **parts: nn.Module) -> None:
+        super().__init__()
+        self.first, self.head, self.parts = nn.Linear(3, 8), nn.Linear(8, 2), nn.ModuleDict(parts)
+        self.wiring = wiring
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(x) + self.wiring(self.parts, x[:0]).sum()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        _Empty(lambda n, x: n["conv"](x[:, :, None]), conv=nn.Conv1d(8, 8, 1, groups=2)),
+        _Empty(
+            lambda n, x: n["conv"](x[:, :, None]),
+            conv=nn.ConvTranspose1d(8, 4, 1, groups=2, bias=False),
+        ),
+        _Empty(lambda n, x: n["last"](functional.glu(x, -1)), last=nn.Linear(4, 8)),
+        _Empty(lambda n, x: n["norm"](x[:, :, None]), norm=nn.GroupNorm(2, 8)),
+    ],
+    ids=["grouped convolution", "transposed", "glu", "group norm"],
+)
+def test_empty_tensors(network: nn.Module) -> None:
+    report = check_graph(network, torch.randn(4, 3), num_seeds=2)
+    assert report.passed, "\n".join(map(str, report.failures))

@@ -65,7 +65,7 @@ def contraction(loom: Loom, entry: TapeEntry) -> None:
     else:
         lead = "abcdefgh"[: max(len(a.shape) - len(left.replace("b", "")), 0)]
         if name == "linear" or name in ("_cdist_forward", "_euclidean_dist"):
-            more = "uvwxyz"[: len(a.shape) - 2]
+            more = "uvwxyzcdefhlmopqrst"[: len(a.shape) - 2]
             left, out = more + left, more + out
             if name != "linear":
                 right = more + right
@@ -90,8 +90,8 @@ def _with_bias(
     strands: list[Strand] = []
     for block, strand in enumerate(loom.strands[ref.number]):
         number = 0
-        if len(others) > 1:
-            probe = parts.probes(block)[0]
+        if len(others) > 1 and (probes := parts.probes(block)):
+            probe = probes[0]
             place = [probe[channel]] if len(bias.shape) == 1 else list(probe[-len(bias.shape) :])
             place = [p if s != 1 else 0 for p, s in zip(place, bias.shape, strict=True)]
             number = (others.find(place) or [0])[0]
@@ -168,7 +168,7 @@ def _block(
             blocks = loom.partition(ref).find(spots)
             return _sides(loom, entry, operand, blocks, kernel=kernel)
         spots = [None] * len(spots)
-        if kernel:
+        if kernel and place:  # an empty tensor has no place
             is_whole = not entry.args["transposed"]  # the kernel's own output channels
             spots[1 - is_whole] = place["j"] if is_whole else place["j"] % ref.shape[1]
         groups = groups_of(loom, entry, *site, 1)

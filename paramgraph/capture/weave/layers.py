@@ -27,7 +27,11 @@ def gated(loom: Loom, entry: TapeEntry) -> None:
     parts, dim = loom.partition(source), entry.args["dim"] % len(source.shape)
     strands: list[Strand] = []
     for block in range(len(loom.partition(ref))):
-        place = loom.partition(ref).probes(block)[0]
+        places = loom.partition(ref).probes(block)
+        if not places:
+            strands.append(Constant())  # an empty tensor
+            continue
+        place = places[0]
         other = (*place[:dim], place[dim] + ref.shape[dim], *place[dim + 1 :])
         one, two = (loom.strand(source, (parts.find(at) or [0])[0]) for at in (place, other))
         if isinstance(two, Hidden):
