@@ -4,6 +4,20 @@ Takes the tape, the types of its tensors and the axis groups; gives a ``ParamGra
 every part of every parameter that reaches the outputs stands in the graph, whatever the network
 computes: what no rule knows becomes neurons that depend on all that was read. Makes no symmetry:
 which axes are permuted together was decided before.
+
+| file                                          | what is in it                                    |
+|-----------------------------------------------|--------------------------------------------------|
+| ``records``, ``partition``                    | what is known of one block of a tensor           |
+| ``numbering``, ``loom``, ``reading``          | neuron groups and edge blocks while they are made|
+| ``parameters``                                | functions of parameters alone                    |
+| ``origins``, ``movement``                     | operations that move entries                     |
+| ``operands``, ``sums``, ``factors``,          | operations on entries                            |
+| ``elementwise``                               |                                                  |
+| ``weights``, ``contraction``                  | matrix products and convolutions                 |
+| ``norms``, ``reductions``, ``tables``,        | all other operations                             |
+| ``layers``                                    |                                                  |
+| ``runs``, ``walk``                            | one operation after the other, of every run      |
+| ``assemble``                                  | the tables of the graph                          |
 """
 
 from __future__ import annotations
