@@ -18,7 +18,8 @@ import paramgraph.testing as pt
 from paramgraph.batch import GraphBatch
 from paramgraph.nn import Metanetwork, OperatorMetanetwork
 from paramgraph.nn.metanetwork import network_mean
-from paramgraph.structure import ScaleKind
+from paramgraph.structure import EdgeBlock, EdgeKind, ScaleKind
+from paramgraph.testing import graph_laws
 from paramgraph.testing.draws import double_state, other_weights
 from paramgraph.testing.metanetwork_laws import LAW_NAMES
 
@@ -440,3 +441,16 @@ def test_an_empty_report_has_not_passed() -> None:
     assert not pt.LawReport("Mine", ()).passed
     nothing = pt.LawReport("Mine", (pt.LawRow("scale", "small", None, 1.0, "why"),))
     assert not nothing.passed
+
+
+def test_a_block_is_reordered_as_its_matrix_is() -> None:
+    """Where the orders of both ends do not fit, an edge meets none: 0, also for skips."""
+    block = EdgeBlock("w", EdgeKind.LINEAR, 0, 1, 3, 2, 2)
+    values = torch.arange(1.0, 13.0).reshape(block.shape)
+    matrix = torch.block_diag(*values[..., 0])
+    places = torch.block_diag(*torch.ones(3, 2, 2)).bool()
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        receiver, sender = (torch.randperm(6, generator=generator) for _ in range(2))
+        moved = graph_laws._reordered(block, values, receiver, sender)
+        assert torch.equal(moved.reshape(-1), matrix[receiver][:, sender][places])

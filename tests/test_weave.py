@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import paramgraph as pg
+from paramgraph.capture.axes import Leaf
+from paramgraph.capture.groups import find_groups
+from paramgraph.capture.infer import infer
+from paramgraph.capture.record import record
 from paramgraph.capture.running import ExampleInputs
+from paramgraph.capture.tape import TapeEntry
+from paramgraph.capture.weave.loom import Loom
 from paramgraph.nn import NeuralGraphGNN, OperatorMetanetwork
 from paramgraph.structure import Activation, EdgeKind, NeuronKind, NormKind
 from paramgraph.testing import ExampleNetwork, check_graph, check_metanetwork
@@ -230,3 +236,17 @@ class _Empty(nn.Module):
 def test_empty_tensors(network: nn.Module) -> None:
     report = check_graph(network, torch.randn(4, 3), num_seeds=2)
     assert report.passed, "\n".join(map(str, report.failures))
+
+
+def test_neurons_never_stand_without_those_they_depend_on() -> None:
+    hazard = next(hazard for hazard in ALL_HAZARDS if hazard.name == "packed_by_kind")
+    run = infer([record(hazard.make(), hazard.example_inputs)])
+    groups = find_groups(run)
+    loom = Loom(run, groups, 1)
+    given = {row.name: row.given for row in groups.rows}
+    leaves = {name: leaf for name, leaf in loom._leaves.items() if given[name]}
+    assert leaves
+    for name, leaf in leaves.items():
+        closed = loom.new_group(TapeEntry("any", {}, (), "", False), [leaf]).factors
+        assert [loom.name_of(f) for f in closed if isinstance(f, Leaf)] == [*given[name], name]
+        assert loom.closed(closed) == closed
