@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from expected_groups import found_groups
 from more_networks import ALL_HAZARDS, MORE_HAZARDS
-from networks import Hazard
+from networks import Hazard, Wired, vectors
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -250,3 +251,15 @@ def test_neurons_never_stand_without_those_they_depend_on() -> None:
         closed = loom.new_group(TapeEntry("any", {}, (), "", False), [leaf]).factors
         assert [loom.name_of(f) for f in closed if isinstance(f, Leaf)] == [*given[name], name]
         assert loom.closed(closed) == closed
+
+
+def test_empty_tensors_that_are_joined_say_nothing() -> None:
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        hidden = torch.relu(n.first(x))
+        nothing = torch.stack([hidden[:0], hidden[:0]]).flatten(0, 1)
+        return n.head(torch.cat([hidden, torch.cat([hidden[:0], hidden[:0]]), nothing]))
+
+    network = Wired(wiring, first=nn.Linear(3, 5), head=nn.Linear(5, 2))
+    graph = pg.capture(network, vectors(4, 3), check=False)
+    assert found_groups(graph.axis_groups) == [(5, ())]
+    assert pg.verify(network, graph, vectors(4, 3)).passed

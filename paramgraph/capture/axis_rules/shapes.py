@@ -62,6 +62,8 @@ def _reshape(run: Inference, entry: TapeEntry) -> TensorType:
             bundle = _split_bundle(kind, out.shape, axis, sorted(ends), entry)
             if bundle is not None:
                 return bundle
+    if 0 in out.shape and len(out.shape) != len(ref.shape):
+        return tuple((Wild(size),) for size in out.shape)  # no entries, so no order of them
     axes = regroup(kind, out.shape, entry.position)
     if axes is None:
         run.freeze_ref(ref, f"axes cut across by {where(entry)}")

@@ -193,7 +193,13 @@ class Flow:
         return first
 
     def equal(self, *several: Values) -> Values:
-        """Terms of a sum scale alike; zeros do not count."""
+        """Terms of a sum scale alike; zeros do not count.
+
+        Raises:
+            MisfitError: There are no terms, because all tensors are empty.
+        """
+        if not several:
+            raise MisfitError
         result = list(several[0])
         for values in several[1:]:
             result = [self._same(a, b) for a, b in zip(result, values, strict=True)]
