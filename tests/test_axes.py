@@ -20,9 +20,10 @@ from networks import Wired, randomise, vectors
 from torch import Tensor, nn
 
 import paramgraph as pg
-from paramgraph.capture.axes import Leaf, axis_size, resolve
+from paramgraph.capture.axes import Leaf, Wild, axis_size, resolve
+from paramgraph.capture.groups import Tokens, _company
 from paramgraph.capture.reshaping import regroup
-from paramgraph.capture.unification import unify
+from paramgraph.capture.unification import merged, unify
 from paramgraph.testing import check_graph
 
 # ----------------------------------------------------------------------------------- bookkeeping
@@ -98,10 +99,10 @@ def test_regroup_keeps_every_index(sizes: list[int], data: st.DataObject) -> Non
     axes = [(Leaf(f"leaf{i}", size),) for i, size in enumerate(sizes)]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(sizes)))) | {0, len(sizes)})
     bounds = list(itertools.pairwise(cuts))
-    merged = regroup(axes, [math.prod(sizes[a:b]) for a, b in bounds], "aten.view")
-    assert merged is not None
-    assert [axis_size(axis) for axis in merged] == [math.prod(sizes[a:b]) for a, b in bounds]
-    back = regroup(merged, sizes, "aten.view")
+    dealt = regroup(axes, [math.prod(sizes[a:b]) for a, b in bounds], "aten.view")
+    assert dealt is not None
+    assert [axis_size(axis) for axis in dealt] == [math.prod(sizes[a:b]) for a, b in bounds]
+    back = regroup(dealt, sizes, "aten.view")
     assert back is not None
     for before, after in zip(axes, back, strict=True):
         assert [f for f in after if axis_size((f,)) > 1] == [f for f in before if f.size > 1]
@@ -494,3 +495,36 @@ def test_a_network_that_holds_results_of_its_own_is_read() -> None:
     network = nn.Linear(3, 5)
     network.cached = network.weight * 2
     assert pg.capture(network, VECTOR).num_parameters == 20
+
+
+def test_of_two_unified_axes_every_factor_keeps_what_says_most() -> None:
+    groups, heads, other = Leaf("groups", 2), Leaf("heads", 3), Leaf("other", 2)
+    for first, second in (
+        ((groups, Wild(3)), (Wild(2), heads)),
+        ((Wild(2), heads), (groups, Wild(3))),
+        ((groups, Wild(3)), (other, heads)),  # both name the first factor, one the second
+        ((Wild(6),), (groups, heads)),
+    ):
+        result = merged(first, second, "here")
+        assert [leaf.root() for leaf in result if isinstance(leaf, Leaf)] == [
+            groups.root(),
+            heads.root(),
+        ]
+    assert groups.root() is other.root()
+    assert groups.root().frozen is heads.root().frozen is None
+
+
+def test_single_neurons_that_meet_stand_once_on_an_axis() -> None:
+    one, two = Leaf("one", 1), Leaf("two", 1)
+    assert merged((one,), (two,), "here") == (one.root(),)
+
+
+def test_a_group_depends_on_another_only_where_they_stand_together_on_every_axis() -> None:
+    major, minor = Leaf("major", 2), Leaf("minor", 3)
+    both, alone = (major, minor), (minor,)
+    square: list[Tokens] = [((major, minor), (major, minor))]
+    assert set(_company(square)[0][id(minor)]) == {id(major)}
+    apart: list[Tokens] = [(both, alone)]  # the second axis has no copies to tell apart
+    assert _company(apart)[0][id(minor)] == {}
+    crossed: list[Tokens] = [((minor,), (major,), (major,))]  # which of the two would it be?
+    assert _company(crossed)[0][id(minor)] == {}
