@@ -528,13 +528,3 @@ def test_a_group_depends_on_another_only_where_they_stand_together_on_every_axis
     assert _company(apart)[0][id(minor)] == {}
     crossed: list[Tokens] = [((minor,), (major,), (major,))]  # which of the two would it be?
     assert _company(crossed)[0][id(minor)] == {}
-
-
-def test_a_reshape_that_nothing_makes_use_of_ties_nothing() -> None:
-    def wiring(n: Any, x: torch.Tensor) -> torch.Tensor:
-        return n.head(torch.relu(n.first(x).unflatten(1, (2, 3))).flatten(1))
-
-    network = Wired(wiring, first=nn.Linear(3, 6), head=nn.Linear(6, 2))
-    graph = pg.capture(network, VECTOR)
-    assert [(g.size, g.given) for g in graph.axis_groups if g.free] == [(6, ())]
-    assert pg.verify(network, graph, VECTOR).passed

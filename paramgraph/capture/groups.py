@@ -26,7 +26,6 @@ class Groups:
         run: Where they come from.
         rows: The table, in order of the parameters that they move.
         names: Name of each leaf, by its identity.
-        fused: Leaves that always stand before another one, so that the two are one group.
         used: Names of the parameters and statistics that reach the outputs; of parameters that are
             rows of one (experts that are modules of their own) the first.
     """
@@ -34,7 +33,6 @@ class Groups:
     run: Inference
     rows: list[AxisGroup] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
-    fused: dict[tuple[int, int], Leaf] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
 
     def parameter(self, name: str) -> tuple[TensorType, tuple[int, ...], tuple[str, ...]]:
@@ -46,19 +44,8 @@ class Groups:
         return self.run.types[ref.number], ref.shape, ()
 
     def factors(self, axis: Iterable[Factor]) -> Axis:
-        """Resolved factors of an axis, those that always go together as one."""
-        result: list[Factor] = []
-        for factor in resolve(tuple(axis)):
-            while (
-                result
-                and isinstance(factor, Leaf)
-                and isinstance(result[-1], Leaf)
-                and (whole := self.fused.get((id(result[-1]), id(factor)))) is not None
-            ):
-                result.pop()
-                factor = whole
-            result.append(factor)
-        return tuple(result)
+        """Resolved factors of an axis."""
+        return resolve(tuple(axis))
 
     def named(self, axis: Iterable[Factor]) -> tuple[NamedFactor, ...]:
         """Factors of an axis without pieces, leaves by name."""
@@ -140,10 +127,6 @@ def find_groups(run: Inference) -> Groups:
         seen.update(_tokens(block) for block in contexts(axes))
     every = sorted(seen, key=repr)
     together, first = _company(every)
-    _fuse(groups, every)
-    if groups.fused:
-        every = [tuple(groups.factors(axis) for axis in block) for block in every]
-        together, first = _company(every)
     moved = _leaves_of(groups)
     for leaf in list(moved.values()):
         for other in together.get(id(leaf), {}).values():
@@ -228,47 +211,6 @@ def _depends(
     if id(leaf) not in together.get(id(other), {}):
         return True
     return first[id(other)] < first[id(leaf)]
-
-
-def _fuse(groups: Groups, every: list[Tokens]) -> None:
-    """Two free leaves that always stand one right after the other are one group.
-
-    A reshape has split them, but nothing has used that.
-    """
-    while True:
-        pair = _pair_to_fuse(groups, every)
-        if pair is None:
-            return
-        major, minor = pair
-        whole = Leaf(major.name.removesuffix(".outer"), major.size * minor.size)
-        groups.fused[id(major), id(minor)] = whole
-        groups.run.kept.append(whole)
-
-
-def _pair_to_fuse(groups: Groups, every: list[Tokens]) -> tuple[Leaf, Leaf] | None:
-    after: dict[int, set[int]] = {}
-    before: dict[int, set[int]] = {}
-    known: dict[int, Leaf] = {}
-    for block in every:
-        for axis in block:
-            line: list[Factor | None] = [None, *groups.factors(axis), None]
-            for left, factor, right in zip(line, line[1:], line[2:], strict=False):
-                if isinstance(factor, Pick):
-                    for leaf in leaves((factor.leaf,)):
-                        after.setdefault(id(leaf), set()).add(0)
-                        before.setdefault(id(leaf), set()).add(0)
-                if isinstance(factor, Leaf):
-                    known[id(factor)] = factor
-                    is_leaf = isinstance(right, Leaf) and right.frozen is None
-                    after.setdefault(id(factor), set()).add(id(right) if is_leaf else 0)
-                    is_leaf = isinstance(left, Leaf) and left.frozen is None
-                    before.setdefault(id(factor), set()).add(id(left) if is_leaf else 0)
-    for key, leaf in known.items():
-        if leaf.frozen is None and len(after[key]) == 1:
-            other = next(iter(after[key]))
-            if other and before[other] == {key} and other != key:
-                return leaf, known[other]
-    return None
 
 
 def _leaves_of(groups: Groups) -> dict[int, Leaf]:

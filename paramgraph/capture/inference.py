@@ -49,7 +49,6 @@ class Inference:
         choices: Those that are indices into a leaf.
         stacks: Parameters that are the rows of one, because a choice picks between them.
         others: Further runs of the same network on other inputs.
-        kept: Leaves that were made after the pass, so that their identities stay unique.
         cuts: For reshapes and parameters, where an axis of theirs is cut later.
     """
 
@@ -72,7 +71,6 @@ class Inference:
     choices: list[tuple[Reading, Leaf]] = field(default_factory=list)
     stacks: list[Stack] = field(default_factory=list)
     others: list[Inference] = field(default_factory=list)
-    kept: list[Leaf] = field(default_factory=list)
     strict: bool = False
 
     def type(self, ref: TensorRef) -> TensorType:

@@ -28,6 +28,8 @@ def unify(first: Sequence[Factor], second: Sequence[Factor], reason: str) -> Non
 
     What does not line up is frozen, for the given reason.
     """
+    if not axis_size(first) or not axis_size(second):
+        return None  # no entries, so no order of them
     left, right = list(resolve(first))[::-1], list(resolve(second))[::-1]
     while left or right:
         a, b = pop(left), pop(right)
@@ -53,6 +55,8 @@ def unify(first: Sequence[Factor], second: Sequence[Factor], reason: str) -> Non
 
 def merged(first: Sequence[Factor], second: Sequence[Factor], reason: str) -> Axis:
     """Unify two axes; of every factor the one that says more: a leaf, positions, a constant."""
+    if not axis_size(first) or not axis_size(second):
+        return resolve(first)
     unify(first, second, reason)
     left, right = list(resolve(first))[::-1], list(resolve(second))[::-1]
     result: list[Factor] = []

@@ -183,7 +183,7 @@ def layout_of(groups: Groups, kind: TensorType, shape: Sequence[int]) -> Layout:
             digits = [
                 Digit(axis, step, size_of(factor), factor)
                 for axis, (_, found) in enumerate(choice)
-                for step, factor in _fused(groups, found)
+                for step, factor in found
             ]
             boxes.append(Box(tuple(start), tuple(digits)))
         if isinstance(kind, Bundle):
@@ -211,21 +211,3 @@ def _ways(axis: Axis, stride: int = 1) -> Iterator[tuple[int, _Steps]]:
         stride *= size_of(factor)
     for choice in itertools.product(*reversed(ways)):
         yield sum(start for start, _ in choice), [step for _, steps in choice for step in steps]
-
-
-def _fused(groups: Groups, steps: _Steps) -> _Steps:
-    """Factors that always go together as one, see ``Groups.factors``."""
-    if not groups.fused:
-        return steps
-    result: _Steps = []
-    for step, factor in steps:
-        while (
-            result
-            and isinstance(factor, Leaf)
-            and isinstance(before := result[-1][1], Leaf)
-            and (whole := groups.fused.get((id(before), id(factor)))) is not None
-        ):
-            result.pop()
-            factor = whole
-        result.append((step, factor))
-    return result
