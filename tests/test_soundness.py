@@ -64,8 +64,9 @@ def test_experts_that_are_not_alike_cannot_be_exchanged() -> None:
     experts = nn.ModuleList(
         nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2)) for width in (4, 5, 4)
     )
-    network = randomise(Wired(wiring, router=nn.Linear(3, 3), experts=experts), 4)
+    router = nn.Linear(3, 3)
+    network = randomise(Wired(wiring, router=router, experts=experts), 4)
     with torch.no_grad():
-        assert set(network.router(VECTOR).argmax(-1).tolist()) == {0, 1, 2}
+        assert set(router(VECTOR).argmax(-1).tolist()) == {0, 1, 2}
     graph = _read(network)
     assert "router" in {group.name for group in graph.axis_groups if not group.free}
