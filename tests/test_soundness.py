@@ -70,3 +70,19 @@ def test_experts_that_are_not_alike_cannot_be_exchanged() -> None:
         assert set(router(VECTOR).argmax(-1).tolist()) == {0, 1, 2}
     graph = _read(network)
     assert "router" in {group.name for group in graph.axis_groups if not group.free}
+
+
+def test_only_a_comparison_with_an_index_tells_choices_apart() -> None:
+    def wiring(limit: int) -> nn.Module:
+        def forward(n: Any, x: Tensor) -> Tensor:
+            chosen = n.router(x).argmax(-1)
+            return n.head(torch.relu(n.first[chosen] * (chosen == limit)[:, None] + n.second(x)))
+
+        layers = {"router": nn.Linear(3, 4), "second": nn.Linear(3, 5), "head": nn.Linear(5, 2)}
+        return randomise(Wired(forward, first=nn.Parameter(torch.zeros(4, 5)), **layers), 0)
+
+    def is_free(limit: int) -> bool:
+        return {group.name: group.free for group in _read(wiring(limit)).axis_groups}["first"]
+
+    assert is_free(4)
+    assert not is_free(1)

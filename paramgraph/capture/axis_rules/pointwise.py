@@ -94,6 +94,8 @@ def _compare(run: Inference, entry: TapeEntry) -> TensorType | list[TensorType]:
 def _freeze_index(leaf: Leaf, index: object, reason: str) -> None:
     """Only the piece that an index lies in matters to a comparison with that index."""
     root = leaf.root()
+    if isinstance(index, int | float) and not 0 <= index < leaf.size:
+        return None  # no index of the leaf, so the answer is the same for all of them
     if not isinstance(index, int | float) or root.pieces is None:
         return freeze((leaf,), f"its indices are compared by {reason}")
     start = 0
