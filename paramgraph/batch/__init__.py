@@ -7,6 +7,39 @@ B networks of one architecture is the special case where every bucket is one blo
 """
 
 from paramgraph.batch.collate import collate
-from paramgraph.batch.records import ROLES, BlockRole, Bucket, GraphBatch, Part, Rows, fan_in
+from paramgraph.batch.entries import (
+    Entries,
+    edges_by_part,
+    edges_from_parts,
+    neurons_by_part,
+    neurons_from_parts,
+)
+from paramgraph.batch.records import (
+    ROLES,
+    BlockRole,
+    Bucket,
+    GraphBatch,
+    NeuronSlot,
+    Part,
+    Rows,
+    Slot,
+    fan_in,
+)
 
-__all__ = ["ROLES", "BlockRole", "Bucket", "GraphBatch", "Part", "Rows", "collate", "fan_in"]
+__all__ = [
+    "ROLES",
+    "BlockRole",
+    "Bucket",
+    "Entries",
+    "GraphBatch",
+    "NeuronSlot",
+    "Part",
+    "Rows",
+    "Slot",
+    "collate",
+    "edges_by_part",
+    "edges_from_parts",
+    "fan_in",
+    "neurons_by_part",
+    "neurons_from_parts",
+]

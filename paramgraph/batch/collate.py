@@ -56,12 +56,15 @@ def collate(
         str(first.device),
     )
     neuron_values = torch.cat(
-        [parts[p].values.neurons[g].reshape(-1, NUM_NEURON_CHANNELS) for p, g in layout.group_order]
+        [
+            parts[slot.part].values.neurons[slot.group].reshape(-1, NUM_NEURON_CHANNELS)
+            for slot in layout.neuron_slots
+        ]
     )
     rows = torch.cat([part.rows for part in parts]).to(first.device)
     buckets = []
-    for bucket, slots in layout.buckets:
-        blocks = [parts[slot.part].values.blocks[slot.block] for slot in slots]
+    for bucket in layout.buckets:
+        blocks = [parts[slot.part].values.blocks[slot.block] for slot in bucket.slots]
         together = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         buckets.append(replace(bucket, values=together))
     activation, kind, scale, depth, reverse_depth, identity = layout.table.unbind(1)
@@ -74,12 +77,14 @@ def collate(
         activation=activation,
         kind=kind,
         scale=scale,
+        phase=layout.phase.to(first.dtype),
         depth=depth,
         reverse_depth=reverse_depth,
         identity=identity,
         is_read=layout.is_read,
         buckets=tuple(buckets),
         parts=parts,
+        neuron_slots=layout.neuron_slots,
     )
 
 

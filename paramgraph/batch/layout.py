@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,20 +11,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from paramgraph.batch.records import Bucket, Rows
+from paramgraph.batch.records import Bucket, NeuronSlot, Rows, Slot
 from paramgraph.graph import ParamGraph
-from paramgraph.structure import NeuronKind, ScaleKind
+from paramgraph.structure import NeuronGroup, NeuronKind, NeuronRole, ScaleKind
 from paramgraph.values import NUM_NEURON_CHANNELS
 
-__all__ = ["HashedGraph", "Layout", "Slot", "make_layout"]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One edge block of one architecture inside a bucket."""
-
-    part: int
-    block: int
+__all__ = ["HashedGraph", "Layout", "make_layout"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +24,10 @@ class Layout:
     """Everything about a batch but its weights; cached."""
 
     levels: tuple[tuple[int, int], ...]
-    group_order: tuple[tuple[int, int], ...]
-    buckets: tuple[tuple[Bucket, tuple[Slot, ...]], ...]
+    neuron_slots: tuple[NeuronSlot, ...]
+    buckets: tuple[Bucket, ...]
     table: Tensor
+    phase: Tensor
     has: Tensor
     local_network: Tensor
     is_read: Tensor
@@ -53,8 +47,8 @@ class HashedGraph:
 
 
 @lru_cache(maxsize=256)
-def _neuron_table(key: HashedGraph) -> list[tuple[Tensor, Tensor]]:
-    """For each group of a graph ``[size, 6]`` facts and ``[size, 3]`` which values it has."""
+def _neuron_table(key: HashedGraph) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each group ``[size, 6]`` facts, ``[size, 3]`` which values it has, ``[size, 1]`` phase."""
     graph = key.graph
     kinds = list(NeuronKind)
     scales = list(ScaleKind)
@@ -76,8 +70,21 @@ def _neuron_table(key: HashedGraph) -> list[tuple[Tensor, Tensor]]:
         has = torch.zeros(group.size, NUM_NEURON_CHANNELS)
         for feature in group.features:
             has[:, feature.role.channel] = 1
-        rows.append((table, has))
+        phase = torch.full((group.size, 1), _phase(graph, group), dtype=torch.float64)
+        rows.append((table, has, phase))
     return rows
+
+
+def _phase(graph: ParamGraph, group: NeuronGroup) -> float:
+    """Frequency at which the bias of a group may be shifted, see ``GraphBatch.phase``."""
+    layouts = {layout.name: layout for layout in graph.parameters}
+    for feature in group.features:
+        if feature.role is NeuronRole.BIAS:
+            part = layouts[feature.view.parameter].parts[feature.view.part]
+            for shift in part.shifts:
+                half = abs(shift.amount - math.pi / group.omega) < 1e-9
+                return math.pi / shift.amount if half else -2 * math.pi / shift.amount
+    return 0.0
 
 
 @lru_cache(maxsize=512)
@@ -89,7 +96,7 @@ def make_layout(keys: tuple[HashedGraph, ...], counts: tuple[int, ...], device: 
     depth = max(graph.depth for graph in graphs)
     starts: dict[tuple[int, int], int] = {}
     levels: list[tuple[int, int]] = []
-    order: list[tuple[int, int]] = []
+    slots_of_neurons: list[NeuronSlot] = []
     total = 0
     for level in range(depth + 1):
         begin = total
@@ -97,11 +104,14 @@ def make_layout(keys: tuple[HashedGraph, ...], counts: tuple[int, ...], device: 
             for number, group in enumerate(graph.neuron_groups):
                 if group.depth == level:
                     starts[part, number] = total - begin
-                    order.append((part, number))
-                    total += counts[part] * group.size
+                    end = total + counts[part] * group.size
+                    slots_of_neurons.append(NeuronSlot(part, number, counts[part], total, end))
+                    total = end
         levels.append((begin, total))
-    table = torch.cat([tables[p][g][0].repeat(counts[p], 1) for p, g in order])
-    has = torch.cat([tables[p][g][1].repeat(counts[p], 1) for p, g in order])
+    order = [(slot.part, slot.group) for slot in slots_of_neurons]
+    table, has, phase = (
+        torch.cat([tables[p][g][i].repeat(counts[p], 1) for p, g in order]) for i in range(3)
+    )
     local = torch.cat(
         [
             torch.arange(offsets[p], offsets[p] + counts[p]).repeat_interleave(
@@ -121,7 +131,7 @@ def make_layout(keys: tuple[HashedGraph, ...], counts: tuple[int, ...], device: 
                 block.shape,
                 block.positions,
             )
-            together.setdefault(key, []).append(Slot(part, number))
+            together.setdefault(key, []).append(Slot(part, number, counts[part]))
     buckets = []
     edges = 0
     is_read = torch.zeros(total, dtype=torch.bool)
@@ -152,14 +162,16 @@ def make_layout(keys: tuple[HashedGraph, ...], counts: tuple[int, ...], device: 
             receivers=_rows(receivers, device),
             values=torch.empty(0),
             edges=(edges, end),
+            slots=tuple(slots),
         )
         edges = end
-        buckets.append((bucket, tuple(slots)))
+        buckets.append(bucket)
     return Layout(
         levels=tuple(levels),
-        group_order=tuple(order),
+        neuron_slots=tuple(slots_of_neurons),
         buckets=tuple(buckets),
         table=table.to(device),
+        phase=phase[:, 0].to(device),
         has=has.to(device),
         local_network=local.to(device),
         is_read=is_read.to(device),

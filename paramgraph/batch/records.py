@@ -12,7 +12,17 @@ from paramgraph.graph import ParamGraph
 from paramgraph.structure import EdgeKind
 from paramgraph.values import Values
 
-__all__ = ["ROLES", "BlockRole", "Bucket", "GraphBatch", "Part", "Rows", "fan_in"]
+__all__ = [
+    "ROLES",
+    "BlockRole",
+    "Bucket",
+    "GraphBatch",
+    "NeuronSlot",
+    "Part",
+    "Rows",
+    "Slot",
+    "fan_in",
+]
 
 BlockRole = tuple[EdgeKind, str]
 """What a block is for normalisation: its kind, and whether it starts at an input, ends at an
@@ -51,6 +61,40 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """One edge block of one architecture, as part of a bucket.
+
+    Attributes:
+        part: Number in ``GraphBatch.parts``.
+        block: Number in ``ParamGraph.blocks``.
+        copies: Number of networks.
+    """
+
+    part: int
+    block: int
+    copies: int
+
+
+@dataclass(frozen=True)
+class NeuronSlot:
+    """The neurons of one group of one architecture: rows ``start`` to ``end`` of a batch.
+
+    Attributes:
+        part: Number in ``GraphBatch.parts``.
+        group: Number in ``ParamGraph.neuron_groups``.
+        copies: Number of networks; network is the slow index, neuron the fast one.
+        start: First row.
+        end: Last row + 1.
+    """
+
+    part: int
+    group: int
+    copies: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Bucket:
     """Edge blocks of equal shape, side by side.
 
@@ -64,6 +108,7 @@ class Bucket:
         receivers: Rows of the receiver level.
         values: ``[m, num_blocks, num_receivers, num_senders, num_positions]``.
         edges: First and last + 1 position in the flat edge order.
+        slots: Whose blocks these are, in order of the first axis of ``values``.
     """
 
     kind: EdgeKind
@@ -75,6 +120,7 @@ class Bucket:
     receivers: Rows
     values: Tensor
     edges: tuple[int, int]
+    slots: tuple[Slot, ...]
 
     @property
     def block_shape(self) -> tuple[int, int, int]:
@@ -111,12 +157,15 @@ class GraphBatch:
         activation: ``[N]`` ``Activation.index``.
         kind: ``[N]`` 0 input, 1 hidden, 2 output.
         scale: ``[N]`` position in ``ScaleKind``.
+        phase: ``[N]`` pi / (half a period of the bias) where a bias inside a sine may be shifted by
+            half periods, -2 pi / period where only by whole ones, 0 elsewhere.
         depth: ``[N]`` level.
         reverse_depth: ``[N]`` depth of the network minus level.
         is_read: ``[N]`` whether a neuron has outgoing edges.
         identity: ``[N]`` number among the network's inputs or outputs, -1 for hidden neurons.
         buckets: The edges.
         parts: The networks by architecture.
+        neuron_slots: Which rows belong to which group of which architecture, in order of the rows.
 
     Example:
         >>> import paramgraph as pg
@@ -136,12 +185,14 @@ class GraphBatch:
     activation: Tensor
     kind: Tensor
     scale: Tensor
+    phase: Tensor
     depth: Tensor
     reverse_depth: Tensor
     identity: Tensor
     is_read: Tensor
     buckets: tuple[Bucket, ...]
     parts: tuple[Part, ...]
+    neuron_slots: tuple[NeuronSlot, ...]
 
     @property
     def num_neurons(self) -> int:

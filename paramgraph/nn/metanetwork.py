@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
 from paramgraph.errors import CheckpointError
 
-__all__ = ["Metanetwork", "mlp", "network_mean"]
+__all__ = ["Level", "Metanetwork", "mlp", "network_mean"]
+
+Level = Literal["graph", "neuron", "parameter"]
+"""What a metanetwork speaks about: each network, each neuron, or each entry of each parameter."""
 
 
 class Metanetwork(nn.Module):
-    """A module that reads a ``GraphBatch`` and predicts ``[num_networks, out_dim]``.
+    """A module that reads a ``GraphBatch`` and predicts; at which ``level`` is its choice.
+
+    | level | ``forward`` returns | law |
+    |---|---|---|
+    | ``"graph"`` | ``[num_networks, out_dim]`` | does not change under the promised symmetries |
+    | ``"neuron"`` | ``[N, out_dim]``, rows as in the batch | moves with the neurons |
+    | ``"parameter"`` | ``Entries`` with ``out_dim`` sets | moves and scales like the parameters |
 
     Subclasses work with ``out_dim`` alone. ``symmetries`` names the laws that the class promises:
-    ``"permutation"``, ``"sign"``, ``"scale"`` (positive factors); ``paramgraph.testing`` checks
-    exactly these.
+    ``"permutation"``, ``"sign"``, ``"scale"`` (positive factors), ``"phase"`` (periods of the
+    biases of sines); ``paramgraph.testing`` checks exactly these. ``levels`` names the levels that
+    the class has.
+
+    Args:
+        out_dim: Number of outputs.
+        level: What they are about.
+
+    Raises:
+        ValueError: The class does not have that level.
 
     Example:
         >>> Metanetwork(out_dim=2).out_dim
@@ -26,10 +43,17 @@ class Metanetwork(nn.Module):
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    levels: ClassVar[frozenset[str]] = frozenset({"graph"})
 
-    def __init__(self, out_dim: int) -> None:
+    def __init__(self, out_dim: int, *, level: Level = "graph") -> None:
         super().__init__()
+        if level not in self.levels:
+            raise ValueError(
+                f"{type(self).__name__} has no outputs at level {level!r}; choose one of "
+                f"{', '.join(sorted(self.levels))}."
+            )
         self.out_dim = out_dim
+        self.level = level
         self.config: dict[str, Any] | None = None
 
     def promised_symmetries(self) -> frozenset[str]:
