@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from paramgraph.batch.outgoing import outgoing_scales
 from paramgraph.batch.records import Bucket, NeuronSlot, Rows, Slot
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import NeuronGroup, NeuronKind, NeuronRole, ScaleKind
@@ -27,7 +28,7 @@ class Layout:
     neuron_slots: tuple[NeuronSlot, ...]
     buckets: tuple[Bucket, ...]
     table: Tensor
-    phase: Tensor
+    extra: Tensor
     has: Tensor
     local_network: Tensor
     is_read: Tensor
@@ -48,13 +49,14 @@ class HashedGraph:
 
 @lru_cache(maxsize=256)
 def _neuron_table(key: HashedGraph) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For each group ``[size, 6]`` facts, ``[size, 3]`` which values it has, ``[size, 1]`` phase."""
+    """For each group ``[size, 6]`` facts, ``[size, 3]`` values it has, ``[size, 3]`` real facts."""
     graph = key.graph
     kinds = list(NeuronKind)
     scales = list(ScaleKind)
     counts = {NeuronKind.INPUT: 0, NeuronKind.OUTPUT: 0}
     rows = []
-    for group in graph.neuron_groups:
+    outgoing = [(float(row.is_even), row.power) for row in outgoing_scales(graph)]
+    for group, passed in zip(graph.neuron_groups, outgoing, strict=True):
         identity = torch.full((group.size,), -1)
         if group.kind in counts:
             identity = torch.arange(counts[group.kind], counts[group.kind] + group.size)
@@ -70,8 +72,8 @@ def _neuron_table(key: HashedGraph) -> list[tuple[Tensor, Tensor, Tensor]]:
         has = torch.zeros(group.size, NUM_NEURON_CHANNELS)
         for feature in group.features:
             has[:, feature.role.channel] = 1
-        phase = torch.full((group.size, 1), _phase(graph, group), dtype=torch.float64)
-        rows.append((table, has, phase))
+        extra = torch.tensor([_phase(graph, group), *passed], dtype=torch.float64)
+        rows.append((table, has, extra.expand(group.size, -1)))
     return rows
 
 
@@ -109,7 +111,7 @@ def make_layout(keys: tuple[HashedGraph, ...], counts: tuple[int, ...], device: 
                     total = end
         levels.append((begin, total))
     order = [(slot.part, slot.group) for slot in slots_of_neurons]
-    table, has, phase = (
+    table, has, extra = (
         torch.cat([tables[p][g][i].repeat(counts[p], 1) for p, g in order]) for i in range(3)
     )
     local = torch.cat(
@@ -171,7 +173,7 @@ def make_layout(keys: tuple[HashedGraph, ...], counts: tuple[int, ...], device: 
         neuron_slots=tuple(slots_of_neurons),
         buckets=tuple(buckets),
         table=table.to(device),
-        phase=phase[:, 0].to(device),
+        extra=extra.to(device),
         has=has.to(device),
         local_network=local.to(device),
         is_read=is_read.to(device),

@@ -159,6 +159,8 @@ class GraphBatch:
         scale: ``[N]`` position in ``ScaleKind``.
         phase: ``[N]`` pi / (half a period of the bias) where a bias inside a sine may be shifted by
             half periods, -2 pi / period where only by whole ones, 0 elsewhere.
+        is_even: ``[N]`` whether readers do not see the sign of a neuron (abs, cosine, square).
+        power: ``[N]`` power of a positive factor of a neuron that readers see (2 for a square).
         depth: ``[N]`` level.
         reverse_depth: ``[N]`` depth of the network minus level.
         is_read: ``[N]`` whether a neuron has outgoing edges.
@@ -186,6 +188,8 @@ class GraphBatch:
     kind: Tensor
     scale: Tensor
     phase: Tensor
+    is_even: Tensor
+    power: Tensor
     depth: Tensor
     reverse_depth: Tensor
     identity: Tensor
