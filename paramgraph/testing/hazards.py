@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from paramgraph.capture.running import ExampleInputs
+from paramgraph.testing.layer_hazards import layer_hazards
+from paramgraph.testing.sequence_hazards import sequence_hazards
+from paramgraph.testing.wiring import Wired, multilayer, pooled
 
 __all__ = ["ExampleNetwork", "hazard_networks"]
 
@@ -32,37 +33,12 @@ class ExampleNetwork(NamedTuple):
     example_inputs: ExampleInputs
 
 
-class _Wired(nn.Module):
-    """Layers, and a function of them and the inputs as forward."""
-
-    def __init__(self, wiring: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.wiring = wiring
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.wiring(self, *inputs)
-
-
-def _mlp(act: type[nn.Module], *sizes: int, bias: bool = True) -> nn.Module:
-    layers: list[nn.Module] = []
-    for num_in, num_out in pairwise(sizes):
-        layers += [nn.Linear(num_in, num_out, bias=bias), act()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _pooled(*layers: nn.Module, num: int, pool: nn.Module | None = None) -> nn.Module:
-    pool = nn.AdaptiveAvgPool2d(1) if pool is None else pool
-    return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(num, 2))
-
-
 def _residual() -> nn.Module:
     def wiring(n: Any, x: Tensor) -> Tensor:
         hidden = torch.relu(n.first(x))
         return n.head(hidden + torch.relu(n.block(hidden)))
 
-    return _Wired(wiring, first=nn.Linear(3, 5), block=nn.Linear(5, 5), head=nn.Linear(5, 2))
+    return Wired(wiring, first=nn.Linear(3, 5), block=nn.Linear(5, 5), head=nn.Linear(5, 2))
 
 
 def _projection_skip() -> nn.Module:
@@ -71,7 +47,7 @@ def _projection_skip() -> nn.Module:
         joined = torch.relu(n.norm(n.conv(stem)) + n.projection(stem))
         return n.head(joined.mean((2, 3)))
 
-    return _Wired(
+    return Wired(
         wiring,
         stem=nn.Conv2d(1, 2, 3),
         conv=nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=False),
@@ -92,7 +68,7 @@ def _siren() -> nn.Module:
     def wiring(n: Any, x: Tensor) -> Tensor:
         return n.head(torch.sin(30.0 * n.second(torch.sin(30.0 * n.first(x)))))
 
-    return _Wired(wiring, first=nn.Linear(2, 5), second=nn.Linear(5, 5), head=nn.Linear(5, 1))
+    return Wired(wiring, first=nn.Linear(2, 5), second=nn.Linear(5, 5), head=nn.Linear(5, 1))
 
 
 def _two_inputs() -> nn.Module:
@@ -100,11 +76,11 @@ def _two_inputs() -> nn.Module:
         return n.head(torch.relu(n.left(x) + n.right(y)))
 
     left, right = nn.Linear(3, 5), nn.Linear(2, 5, bias=False)
-    return _Wired(wiring, left=left, right=right, head=nn.Linear(5, 2))
+    return Wired(wiring, left=left, right=right, head=nn.Linear(5, 2))
 
 
 def hazard_networks(seed: int = 0) -> list[ExampleNetwork]:
-    """Fifteen networks of fewer than 200 parameters, each with one thing that can go wrong.
+    """Networks of fewer than 300 parameters, each with one thing that can go wrong.
 
     Args:
         seed: Of the weights and inputs; the global random state is left alone.
@@ -137,23 +113,26 @@ def hazard_networks(seed: int = 0) -> list[ExampleNetwork]:
         layer_norm = (nn.Linear(3, 5), nn.LayerNorm(5), nn.SiLU(), nn.Linear(5, 2))
         group_norm = (nn.Conv2d(1, 6, 2), nn.GroupNorm(3, 6), nn.SiLU())
         networks: list[tuple[str, nn.Module, ExampleInputs]] = [
-            ("mlp", _mlp(nn.ReLU, 3, 5, 4, 2), vector),
-            ("no_bias", _mlp(nn.LeakyReLU, 3, 5, 2, bias=False), vector),
+            ("mlp", multilayer(nn.ReLU, 3, 5, 4, 2), vector),
+            ("no_bias", multilayer(nn.LeakyReLU, 3, 5, 2, bias=False), vector),
             ("mixed_activations", mixed, vector),
-            ("strided_cnn", _pooled(*strided, num=4), image),
-            ("cnn_1d", _pooled(*one_dim, num=3, pool=nn.AdaptiveAvgPool1d(1)), series),
-            ("depthwise", _pooled(*depthwise, num=4), image),
+            ("strided_cnn", pooled(*strided, num=4), image),
+            ("cnn_1d", pooled(*one_dim, num=3, pool=nn.AdaptiveAvgPool1d(1)), series),
+            ("depthwise", pooled(*depthwise, num=4), image),
             ("flatten", nn.Sequential(*flatten), image),
             ("residual", _residual(), vector),
             ("projection_skip", _projection_skip(), image),
             ("batch_norm", nn.Sequential(*batch_norm), vector),
             ("layer_norm", nn.Sequential(*layer_norm), vector),
-            ("group_norm", _pooled(*group_norm, num=6), image),
+            ("group_norm", pooled(*group_norm, num=6), image),
             ("tied", _tied(), vector),
             ("siren", _siren(), torch.randn(6, 2)),
             ("two_inputs", _two_inputs(), (vector, torch.randn(4, 2))),
         ]
-        return [ExampleNetwork(name, _disturb(net), inputs) for name, net, inputs in networks]
+        first = [ExampleNetwork(name, _disturb(net), inputs) for name, net, inputs in networks]
+        # Made after these have got their weights, which must stay what they are.
+        later = [*layer_hazards(), *sequence_hazards()]
+        return first + [ExampleNetwork(name, _disturb(net), inputs) for name, net, inputs in later]
 
 
 @torch.no_grad()
