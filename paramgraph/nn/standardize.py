@@ -30,11 +30,14 @@ class Standardizer(nn.Module):
 
     edge_scale: Tensor
     neuron_scale: Tensor
+    wave_scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("edge_scale", torch.ones(len(ROLES)))
         self.register_buffer("neuron_scale", torch.ones(NUM_NEURON_CHANNELS))
+        # Of ``sin(omega b)``, for biases whose phase is all that counts.
+        self.register_buffer("wave_scale", torch.ones(()))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[GraphBatch]) -> None:
@@ -43,7 +46,11 @@ class Standardizer(nn.Module):
         counts = torch.zeros(len(ROLES), dtype=torch.float64)
         neuron_squares = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
         neuron_counts = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
+        waves = torch.zeros(2, dtype=torch.float64)
         for batch in batches:
+            is_wave = batch.phase != 0
+            angle = (batch.phase.abs() * batch.neuron_values[:, 0])[is_wave].double()
+            waves += torch.stack([angle.sin().square().sum(), angle.new_tensor(len(angle))]).cpu()
             for bucket in batch.buckets:
                 if bucket.kind.has_parameters:
                     role = ROLES.index(bucket.role)
@@ -53,6 +60,7 @@ class Standardizer(nn.Module):
             neuron_squares += (batch.neuron_values.double().square() * has).sum(0).cpu()
             neuron_counts += has.sum(0).cpu()
         self.edge_scale.copy_(_root_mean(squares, counts))
+        self.wave_scale.copy_(_root_mean(waves[0], waves[1]))
         self.neuron_scale.copy_(_root_mean(neuron_squares, neuron_counts))
 
     def edges(self, bucket: Bucket) -> Tensor:
@@ -61,8 +69,11 @@ class Standardizer(nn.Module):
             return bucket.values
         if not bucket.kind.has_parameters:
             return bucket.values / bucket.values.shape[3]
-        scale = self.edge_scale[ROLES.index(bucket.role)]
-        return bucket.values * (math.sqrt(fan_in(bucket)) / scale)
+        return bucket.values / self.edge_unit(bucket)
+
+    def edge_unit(self, bucket: Bucket) -> Tensor:
+        """Size of a typical weight of a bucket: what unit-scale values are multiples of."""
+        return self.edge_scale[ROLES.index(bucket.role)] / math.sqrt(fan_in(bucket))
 
     def neurons(self, batch: GraphBatch) -> Tensor:
         """Unit-scale bias, running mean and variance ``[N, 3]``."""

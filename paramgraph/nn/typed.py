@@ -16,9 +16,9 @@ from paramgraph.batch import GraphBatch
 from paramgraph.nn.metanetwork import mlp
 from paramgraph.structure import ScaleKind
 
-__all__ = ["FREE", "NeuronTypes", "TypedReadout", "TypedUpdate"]
+__all__ = ["FREE", "POSITIVE", "SCALE", "SIGN", "NeuronTypes", "TypedReadout", "TypedUpdate", "unit"]
 
-FREE, SIGN, SCALE = range(3)
+FREE, SIGN, SCALE, POSITIVE = range(4)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class NeuronTypes:
     """The type of each neuron, as far as a metanetwork keeps it.
 
     Attributes:
-        types: ``[n]`` 0 free, 1 sign, 2 scale (positive or real).
+        types: ``[n]`` 0 free, 1 sign, 2 scale (any real factor), 3 positive factors only.
         present: The types that occur, so that a uniform level needs no selection.
 
     Example:
@@ -44,16 +44,30 @@ class NeuronTypes:
 
     @staticmethod
     def of(batch: GraphBatch, symmetry: str) -> NeuronTypes:
-        """The types of a batch under the symmetries that are to be kept."""
+        """The types before the activation, under the symmetries that are to be kept."""
         table = {kind: FREE for kind in ScaleKind}
         if symmetry in ("sign", "scale"):
             table[ScaleKind.SIGN] = SIGN
             table[ScaleKind.REAL] = SIGN
         if symmetry == "scale":
-            table[ScaleKind.POSITIVE] = SCALE
+            table[ScaleKind.POSITIVE] = POSITIVE
             table[ScaleKind.REAL] = SCALE
         lookup = torch.tensor([table[kind] for kind in ScaleKind], device=batch.scale.device)
         return NeuronTypes.from_tensor(lookup[batch.scale])
+
+    def behind(self, batch: GraphBatch, *, phase: bool) -> NeuronTypes:
+        """The types that readers see: behind an even function no sign, behind a wave its phase.
+
+        Args:
+            batch: The neurons.
+            phase: Whether half periods of the biases of sines are kept, as signs.
+        """
+        types = self.types
+        sign = torch.where(batch.is_even & (types == SIGN), FREE, types)
+        types = torch.where(batch.is_even & (types == SCALE), POSITIVE, sign)
+        if phase:
+            types = torch.where(batch.phase > 0, SIGN, types)
+        return NeuronTypes.from_tensor(types)
 
     def rows(self, start: int, end: int) -> NeuronTypes:
         """The types of some neurons."""
@@ -135,7 +149,12 @@ class TypedUpdate(nn.Module):
             known = torch.cat([unit(z).abs(), o * x, partner, c], dim=1)
             return self.scale_map(z) * self.scale_gate(known)
 
-        functions = {FREE: free, SIGN: sign, SCALE: scale}
+        def positive(o: Tensor, m: Tensor, b: Tensor, x: Tensor, c: Tensor) -> Tensor:
+            z = torch.cat([o, m, torch.zeros_like(b) if is_dual else b], dim=1)
+            partner = b * o if is_dual else b * x
+            return self.scale_map(z) * self.scale_gate(torch.cat([unit(z), o * x, partner, c], 1))
+
+        functions = {FREE: free, SIGN: sign, SCALE: scale, POSITIVE: positive}
         return types.apply(functions, own, message, bias, other, context)  # type: ignore[arg-type]
 
 
@@ -191,5 +210,8 @@ class TypedReadout(nn.Module):
         def scale(h: Tensor, g: Tensor, c: Tensor) -> Tensor:
             return self.scale(torch.cat([unit(h).abs(), unit(g).abs(), h * g, c], dim=1))
 
-        functions = {FREE: free, SIGN: sign, SCALE: scale}
+        def positive(h: Tensor, g: Tensor, c: Tensor) -> Tensor:
+            return self.scale(torch.cat([unit(h), unit(g), h * g, c], dim=1))
+
+        functions = {FREE: free, SIGN: sign, SCALE: scale, POSITIVE: positive}
         return types.apply(functions, h, g, context)  # type: ignore[arg-type]
