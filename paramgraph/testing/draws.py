@@ -1,21 +1,31 @@
-"""Random weights and random symmetries of one kind, always in float64."""
+"""Random weights and random symmetries of some kinds, always in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from paramgraph.graph import ParamGraph
-from paramgraph.structure import NeuronRole, ScaleKind
+from paramgraph.structure import NeuronRole, ScaleGroup, ScaleKind
 from paramgraph.symmetry import Symmetry
 from paramgraph.views import get_parameter, set_parameter
 
-__all__ = ["double_state", "draw_scale", "other_weights"]
+__all__ = [
+    "SCALE_KINDS",
+    "double_state",
+    "draw_kinds",
+    "groups_of_kind",
+    "linear_part",
+    "other_weights",
+]
 
 StateDict = Mapping[str, Tensor]
+
+SCALE_KINDS = {"sign": ScaleKind.SIGN, "scale": ScaleKind.POSITIVE, "phase": ScaleKind.PHASE}
+"""Promise of a metanetwork to kind of scale group."""
 
 
 def double_state(network: nn.Module) -> dict[str, Tensor]:
@@ -68,29 +78,90 @@ def other_weights(
     return result
 
 
-def draw_scale(
+def groups_of_kind(graph: ParamGraph, promise: str) -> list[ScaleGroup]:
+    """The scale groups that a promise is about.
+
+    Args:
+        graph: The architecture.
+        promise: ``"sign"``, ``"scale"`` or ``"phase"``.
+
+    Returns:
+        Groups that act on neurons one by one; for phases those of biases, which are all that a
+        batch says of phases.
+    """
+    kind = SCALE_KINDS[promise]
+    if kind is not ScaleKind.PHASE:
+        return graph.neuron_scales(kind)
+    biases = {
+        (feature.view.parameter, feature.view.part)
+        for group in graph.neuron_groups
+        for feature in group.features
+        if feature.role is NeuronRole.BIAS
+    }
+    elsewhere = {
+        shift.group
+        for layout in graph.parameters
+        for number, part in enumerate(layout.parts)
+        for shift in part.shifts
+        if (layout.name, number) not in biases
+    }
+    return [row for row in graph.scale_groups if row.kind is kind and row.name not in elsewhere]
+
+
+def draw_kinds(
     graph: ParamGraph,
-    kind: ScaleKind,
+    kinds: Collection[str],
     generator: torch.Generator,
     *,
     scale_range: float = 100.0,
 ) -> Symmetry:
-    """Draw signs only, or positive factors only; neurons keep their order.
+    """Draw a symmetry of some kinds.
 
     Args:
         graph: The architecture.
-        kind: ``SIGN`` or ``POSITIVE``.
+        kinds: Of ``"permutation"``, ``"sign"``, ``"scale"`` (positive factors) and ``"phase"``.
         generator: Source of randomness.
         scale_range: Positive factors are log-uniform in ``[1 / scale_range, scale_range]``.
 
     Returns:
-        A symmetry in which every scale group of the kind has a neuron with a factor other than 1.
+        A symmetry in which every scale group of these kinds has an index that is changed.
     """
-    drawn = graph.sample_symmetry(generator, permute=False, scale=True, scale_range=scale_range)
+    drawn = graph.sample_symmetry(
+        generator,
+        permute="permutation" in kinds,
+        scale=True,
+        phase="phase" in kinds,
+        scale_range=scale_range,
+    )
+    changed = {"sign": -1.0, "scale": scale_range, "phase": 1.0}
     factors = {}
-    for group in graph.neuron_scales(kind):
-        factor = drawn.factors[group.name].clone()
-        if bool((factor == 1).all()):
-            factor[0] = -1.0 if kind is ScaleKind.SIGN else scale_range
-        factors[group.name] = factor
+    for promise in changed:
+        for group in groups_of_kind(graph, promise) if promise in kinds else ():
+            factor = drawn.factors[group.name].clone()
+            if bool((factor == (0 if promise == "phase" else 1)).all()):
+                factor[0] = changed[promise]
+            factors[group.name] = factor
     return replace(drawn, factors=factors)
+
+
+def linear_part(symmetry: Symmetry) -> Symmetry:
+    """How changes of parameters transform: a symmetry without what it adds to biases of sines.
+
+    Args:
+        symmetry: Acts on parameters as ``theta -> L theta + shift``.
+
+    Returns:
+        ``L``.
+
+    Example:
+        >>> import paramgraph as pg
+        >>> network = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> drawn = pg.capture(network, torch.randn(3, 1)).sample_symmetry(phase=True)
+        >>> any(part.shifts for row in linear_part(drawn).parameters for part in row.parts)
+        False
+    """
+    parameters = tuple(
+        replace(row, parts=tuple(replace(part, shifts=()) for part in row.parts))
+        for row in symmetry.parameters
+    )
+    return replace(symmetry, parameters=parameters)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from paramgraph.capture.running import ExampleInputs
 from paramgraph.testing.layer_hazards import layer_hazards
+from paramgraph.testing.pointwise_hazards import pointwise_hazards
 from paramgraph.testing.sequence_hazards import sequence_hazards
 from paramgraph.testing.wiring import Wired, multilayer, pooled
 
@@ -129,10 +130,11 @@ def hazard_networks(seed: int = 0) -> list[ExampleNetwork]:
             ("siren", _siren(), torch.randn(6, 2)),
             ("two_inputs", _two_inputs(), (vector, torch.randn(4, 2))),
         ]
-        first = [ExampleNetwork(name, _disturb(net), inputs) for name, net, inputs in networks]
-        # Made after these have got their weights, which must stay what they are.
-        later = [*layer_hazards(), *sequence_hazards()]
-        return first + [ExampleNetwork(name, _disturb(net), inputs) for name, net, inputs in later]
+        found = [ExampleNetwork(name, _disturb(net), inputs) for name, net, inputs in networks]
+        # Each list is made after those before it have got their weights, which thus stay the same.
+        for make in (lambda: [*layer_hazards(), *sequence_hazards()], pointwise_hazards):
+            found += [ExampleNetwork(name, _disturb(net), inputs) for name, net, inputs in make()]
+        return found
 
 
 @torch.no_grad()

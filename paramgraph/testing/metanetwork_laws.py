@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from paramgraph.batch import collate
-from paramgraph.capture import capture
 from paramgraph.errors import BatchError
-from paramgraph.graph import ParamGraph
 from paramgraph.nn.metanetwork import Metanetwork
+from paramgraph.testing.captured import CapturedNetworks, Seating, capture_networks
 from paramgraph.testing.case import Case
-from paramgraph.testing.draws import StateDict, double_state, other_weights
 from paramgraph.testing.hazards import ExampleNetwork, hazard_networks
-from paramgraph.testing.laws import LAWS, DoesNotApply, Law
+from paramgraph.testing.law import DoesNotApply, Law
+from paramgraph.testing.laws import LAWS
+from paramgraph.testing.outputs import WrongOutput, read
 from paramgraph.testing.report import LawReport, LawRow
-from paramgraph.values import Values
 
 __all__ = ["assert_metanetwork", "check_metanetwork"]
 
 LAW_NAMES = (*(law.name for law in LAWS), "mixed batch")
-_KNOWN_SYMMETRIES = ("permutation", "sign", "scale")
-
-Pair = tuple[ParamGraph, Values]
+_KNOWN_SYMMETRIES = ("permutation", "sign", "scale", "phase")
 
 
 def check_metanetwork(
     metanetwork: Metanetwork,
-    networks: Sequence[ExampleNetwork] | None = None,
+    networks: Sequence[ExampleNetwork] | CapturedNetworks | None = None,
     *,
     tolerance: float = 1e-8,
     fit_statistics: bool = True,
@@ -39,29 +37,39 @@ def check_metanetwork(
 ) -> LawReport:
     """Check the laws of metanetworks on small networks, each with one hazard.
 
-    Changes are measured in units of the spread: the standard deviation of the output over networks
-    of the architecture with other weights. "Must change" is by more than 1000 times the tolerance.
+    Changes are measured in units of the spread: the standard deviation of the outputs over networks
+    of the architecture with other weights (of the outputs for each neuron group or parameter, at
+    those levels). "Must change" is by more than 1000 times the tolerance.
 
     | law | statement |
     |---|---|
-    | permutation, sign, scale | if promised: a drawn symmetry leaves the output equal |
+    | shape | the outputs are those of the level; entries can be written and read again |
+    | permutation, sign, scale, phase | if promised: outputs move as the level says when a drawn |
+    | | symmetry is applied (factors 1/100 to 100, where 100 times the tolerance is allowed) |
+    | combined | the same with all promised symmetries at once |
     | batch of one | alone or among networks of its architecture: the same output |
-    | mixed batch | alone or among other architectures, in any order: the same output |
+    | mixed batch | with or without other architectures, in any order: the same output |
     | sensitive | a change of any one trained tensor must change the output |
     | running statistics | a change of any one running statistic must change the output |
-    | wrong permutation | moving any one tensor alone, no symmetry, must change the output |
+    | wrong permutation | moving any one tensor alone, no symmetry, must change the output (whose |
+    | | numbers are compared in any order) |
     | spread | over networks of other weights, the output deviates by more than 1/1000 of its size |
     | gradient | the gradient with respect to the weights equals finite differences |
     | finite, zero weight | outputs and gradients are finite in float32, with all weights 0 too |
     | deterministic | the same output twice, bit by bit |
 
+    Outputs at level ``"graph"`` do not move, those at level ``"neuron"`` go with the neurons, and
+    those at level ``"parameter"`` transform like the parameters: editing a network and then
+    applying a symmetry equals applying it and then editing.
+
     Args:
         metanetwork: Reads a ``GraphBatch``; it is not changed. The symmetries it names in
-            ``promised_symmetries()`` are checked.
-        networks: What to check on; ``hazard_networks()`` when not given.
+            ``promised_symmetries()`` are checked, at its ``level``.
+        networks: What to check on; ``hazard_networks()`` when not given. From ``capture_networks``
+            if several metanetworks are checked on them: draws are then shared.
         tolerance: Largest change, in units of the spread, that counts as none, in float64.
         fit_statistics: Fit the copies to the networks first.
-        seed: Of all draws.
+        seed: Of all draws (captured networks have theirs).
 
     Returns:
         A report with one row per law and network. Laws that do not apply (nothing of that kind in
@@ -76,20 +84,25 @@ def check_metanetwork(
         [False, False]
     """
     name = type(metanetwork).__name__
-    networks = hazard_networks(seed) if networks is None else networks
+    if networks is None:
+        networks = _captured_hazards(seed)
+    elif not isinstance(networks, CapturedNetworks):
+        networks = capture_networks(networks, seed=seed)
     rows = _promises(metanetwork, name)
-    cases, unread, problem = _cases(metanetwork, networks, fit=fit_statistics, seed=seed)
+    readers = _readers(metanetwork, networks, fit=fit_statistics, tolerance=tolerance)
     for law in LAWS:
-        rows += [_row(law, case, tolerance) for case in cases]
+        rows += [_row(law, case) for case in readers.cases]
         if law.name == "batch of one":
-            rows += _mixed_batch(cases, problem, tolerance, seed)
-    rows += [LawRow(law, other, None, 0.0, why) for law in LAW_NAMES for other, why in unread]
+            rows += _mixed_batch(readers, tolerance)
+    rows += [
+        LawRow(law, other, None, 0.0, why) for law in LAW_NAMES for other, why in readers.unread
+    ]
     return LawReport(name, tuple(rows))
 
 
 def assert_metanetwork(
     metanetwork: Metanetwork,
-    networks: Sequence[ExampleNetwork] | None = None,
+    networks: Sequence[ExampleNetwork] | CapturedNetworks | None = None,
     *,
     tolerance: float = 1e-8,
     fit_statistics: bool = True,
@@ -118,6 +131,11 @@ def assert_metanetwork(
         raise AssertionError(str(report))
 
 
+@functools.lru_cache(maxsize=1)
+def _captured_hazards(seed: int) -> CapturedNetworks:
+    return capture_networks(hazard_networks(seed), seed=seed)
+
+
 def _promises(metanetwork: Metanetwork, name: str) -> list[LawRow]:
     """A broken row for each promise that no law stands for: it would go unchecked."""
     unknown = sorted(metanetwork.promised_symmetries() - set(_KNOWN_SYMMETRIES))
@@ -128,102 +146,118 @@ def _promises(metanetwork: Metanetwork, name: str) -> list[LawRow]:
     ]
 
 
-def _row(law: Law, case: Case, tolerance: float) -> LawRow:
-    bound = law.bound(tolerance)
+def _row(law: Law, case: Case) -> LawRow:
+    bound = law.bound(case.tolerance, case.promised)
+    error: float | None
     try:
+        if case.problem and law.name != "shape":
+            raise DoesNotApply("the outputs have the wrong form")
         error, note = law.measure(case)
     except DoesNotApply as reason:
-        return LawRow(law.name, case.name, None, bound, str(reason), law.must_exceed)
+        error, note = None, str(reason)
+    except WrongOutput as problem:
+        error, note = math.nan, str(problem)
     return LawRow(law.name, case.name, error, bound, note, law.must_exceed)
 
 
-def _cases(
-    metanetwork: Metanetwork, networks: Sequence[ExampleNetwork], *, fit: bool, seed: int
-) -> tuple[list[Case], list[tuple[str, str]], str]:
-    """Cases; names of networks that are refused, and why; why there is no mixed batch, or ""."""
-    captured = []
-    for name, network, inputs in networks:
-        graph = capture(network, inputs)
-        generator = torch.Generator().manual_seed(seed)
-        captured.append((name, graph, other_weights(graph, double_state(network), generator)))
-    pairs = [(graph, graph.features(state)) for _, graph, state in captured]
+@dataclass(frozen=True)
+class _Readers:
+    """Who reads which network.
+
+    Attributes:
+        cases: The networks that are read.
+        unread: Names of those that are refused, and why.
+        seatings: Batches of all that are read; none if mixtures are refused.
+        why_no_mixture: Why there are none.
+    """
+
+    cases: list[Case]
+    unread: list[tuple[str, str]]
+    seatings: tuple[Seating, ...]
+    why_no_mixture: str = ""
+
+
+def _readers(
+    metanetwork: Metanetwork, networks: CapturedNetworks, *, fit: bool, tolerance: float
+) -> _Readers:
+    """Copies of the metanetwork: one for all networks, or where these are refused one for each."""
     promised = metanetwork.promised_symmetries()
 
-    def case(row: tuple[str, ParamGraph, StateDict], reader: Metanetwork) -> Case:
-        return Case(*row, reader, promised, seed)
+    def cases(chosen: CapturedNetworks) -> list[Case]:
+        reader = _prepared(metanetwork, chosen, fit=fit)
+        single = copy.deepcopy(reader).float()
+        return [Case(row, reader, single, promised, tolerance) for row in chosen.networks]
 
     try:
-        reader = _prepared(metanetwork, pairs, fit=fit)
-        return [case(row, reader) for row in captured], [], ""
+        found = cases(networks)
+        if len(found) == 1:
+            return _Readers(found, [], (), "there is one network only")
+        return _Readers(found, [], (networks.in_order, *networks.seatings))
     except BatchError as refusal:
         problem = f"refused: {refusal}"
     # Each network by itself: some may be refused alone, or only their mixture is.
-    cases, unread = [], []
-    for row, pair in zip(captured, pairs, strict=True):
+    found, readable, unread = [], [], []
+    for number, row in enumerate(networks.networks):
         try:
-            cases.append((case(row, _prepared(metanetwork, [pair], fit=fit)), pair))
+            found += cases(networks.of([number]))
+            readable.append(number)
         except BatchError as refusal:
-            unread.append((row[0], f"refused: {refusal}"))
-    if unread and cases:
+            unread.append((row.name, f"refused: {refusal}"))
+    if unread and len(found) > 1:
+        chosen = networks.of(readable)
         try:
-            reader = _prepared(metanetwork, [pair for _, pair in cases], fit=fit)
-            return [replace(row, metanetwork=reader) for row, _ in cases], unread, ""
+            return _Readers(cases(chosen), unread, (chosen.in_order, *chosen.seatings))
         except BatchError as refusal:
             problem = f"refused: {refusal}"
-    return [row for row, _ in cases], unread, problem
+    return _Readers(found, unread, (), problem)
 
 
-def _prepared(metanetwork: Metanetwork, pairs: list[Pair], *, fit: bool) -> Metanetwork:
+def _prepared(metanetwork: Metanetwork, networks: CapturedNetworks, *, fit: bool) -> Metanetwork:
     """A copy in float64 and evaluation mode that has read the networks once."""
     prepared = copy.deepcopy(metanetwork).cpu().double().eval()
     if fit:
-        prepared.fit_statistics([collate(pairs)])
+        prepared.fit_statistics([networks.in_order.batch])
     with torch.no_grad():
-        prepared(collate(pairs))
+        prepared(networks.in_order.batch)
     return prepared
 
 
-@dataclass(frozen=True)
-class _Seat:
-    """A network in a mixed batch."""
+def _mixed_batch(readers: _Readers, tolerance: float) -> list[LawRow]:
+    """Largest change of the outputs for each network when other architectures are there too.
 
-    case: int
-    is_mate: bool
-
-
-def _mixed_batch(cases: list[Case], problem: str, tolerance: float, seed: int) -> list[LawRow]:
-    """Largest change of each network's output over three batches of all architectures."""
-    law = "mixed batch"
-    if len(cases) == 1:
-        problem = problem or "there is one network only"
+    Compared with the same networks of its architecture in a batch by themselves.
+    """
+    law, cases = "mixed batch", readers.cases
+    problem = readers.why_no_mixture
+    if any(case.problem for case in cases):
+        problem = "the outputs have the wrong form"
     if problem:
         return [LawRow(law, case.name, None, tolerance, problem) for case in cases]
-    generator = torch.Generator().manual_seed(seed)
-    states = [(case.state, other_weights(case.graph, case.state, generator)) for case in cases]
-    own = [_Seat(number, False) for number in range(len(cases))]
-    everyone = [*own, *(_Seat(number, True) for number in range(len(cases)))]
-    shuffled = [everyone[i] for i in torch.randperm(len(everyone), generator=generator)]
-    seatings = {
-        "in the order given": own,
-        "in reverse": own[::-1],
-        "shuffled, with other weights between": shuffled,
-        "every other network": own[::2],
-    }
-    alone = [case.read([case.state])[0] for case in cases]
     worst: list[tuple[float, str]] = [(0.0, "")] * len(cases)
-    for text, seats in seatings.items():
-        pairs = []
-        for seat in seats:
-            graph = cases[seat.case].graph
-            pairs.append((graph, graph.features(states[seat.case][seat.is_mate])))
-        with torch.no_grad():
-            rows = cases[0].metanetwork(collate(pairs))
-        for seat, row in zip(seats, rows, strict=True):
-            if not seat.is_mate:
-                error = cases[seat.case].change(alone[seat.case], row)
-                if not error <= worst[seat.case][0]:
-                    worst[seat.case] = (error, text)
+    for seating in readers.seatings:
+        try:
+            rows = _rows(cases[0].metanetwork, seating)
+        except WrongOutput as wrong:
+            worst = [(math.nan, str(wrong))] * len(cases)
+            break
+        for (number, is_mate), row in zip(seating.seats, rows, strict=True):
+            if not is_mate:
+                case = cases[number]
+                expected = case.behind_its_mate if seating.has_mates else case.alone
+                error = case.change(expected, row)
+                if not error <= worst[number][0]:
+                    worst[number] = (error, seating.text)
     return [
         LawRow(law, case.name, error, tolerance, text)
         for case, (error, text) in zip(cases, worst, strict=True)
     ]
+
+
+def _rows(metanetwork: Metanetwork, seating: Seating) -> list[Tensor]:
+    """Outputs ``[places, out_dim]`` for each network of a batch, in order."""
+    with torch.no_grad():
+        parts = read(metanetwork, seating.batch)
+    rows: dict[int, Tensor] = {}
+    for part, outputs in zip(seating.batch.parts, parts, strict=True):
+        rows.update(zip(part.rows.tolist(), outputs, strict=True))
+    return [rows[number] for number in range(seating.batch.num_networks)]
