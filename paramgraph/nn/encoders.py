@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
-from paramgraph.errors import BatchError
+from paramgraph.nn.edge_lift import EdgeLift
+from paramgraph.nn.identities import identity_vectors
 from paramgraph.nn.magnitudes import log_magnitudes
-from paramgraph.nn.positions import FixedPositionBasis
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.structure import Activation, EdgeKind
 
@@ -20,7 +20,7 @@ _KINDS = list(EdgeKind)
 _FIRST_KINDS = 4  # kinds of the first release: linear, conv, scale, skip
 
 
-class EdgeEncoder(nn.Module):
+class EdgeEncoder(EdgeLift):
     """Edge values to features ``[E, dim]``, one tensor per direction.
 
     An edge i <- j carries (w, 0, w) forward and (0, w, w) backward (weight, weight of the reverse
@@ -31,42 +31,89 @@ class EdgeEncoder(nn.Module):
         dim: Width of the features.
         num_frequencies: Gaussian rows; 0 maps the values linearly instead.
         sigma: Their standard deviation.
+        is_reversed: Also give the reversed edges; without, an edge carries ``w`` alone.
+        linear_as_conv: Whether plain matrices pass through the same maps as kernels, as kernels of
+            one element, or through maps of their own.
+        max_kernel: Rows and columns of the largest kernel, as in the paper: kernels lie in the
+            middle of as many slots, one Gaussian row each. Without, a row is a function of the
+            position and kernels have any size.
+        kind_embedding: Add a learned vector per kind of edge (not in the paper).
 
     References:
         Kofinas et al. 2024, section 2 and appendix D; methods 1.1 "input lift", "edge direction".
     """
 
-    def __init__(self, dim: int, *, num_frequencies: int = 128, sigma: float = 0.5) -> None:
-        super().__init__()
-        self.num_frequencies = num_frequencies
-        rows = num_frequencies or dim
-        spread = 2 * math.pi * sigma if num_frequencies else 1.0
-        self.bases = nn.ModuleList(
-            FixedPositionBasis(rows, sigma=spread, seed=seed) for seed in range(3)
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_frequencies: int = 128,
+        sigma: float = 0.5,
+        is_reversed: bool = True,
+        linear_as_conv: bool = True,
+        max_kernel: tuple[int, int] | None = None,
+        kind_embedding: bool = True,
+    ) -> None:
+        super().__init__(
+            dim,
+            num_frequencies=num_frequencies,
+            sigma=sigma,
+            is_reversed=is_reversed,
+            max_kernel=max_kernel,
         )
-        self.lift = nn.Linear(2 * rows if num_frequencies else rows, dim)
-        self.map = nn.Linear(dim, dim)
-        self.kind = KindTable(dim)
+        self.kind = KindTable(dim) if kind_embedding else None
+        self.linear: EdgeLift | None = None
+        if not linear_as_conv:
+            self.linear = EdgeLift(
+                dim,
+                num_frequencies=num_frequencies,
+                sigma=sigma,
+                is_reversed=is_reversed,
+                max_kernel=max_kernel and (1, 1),
+            )
 
-    def forward(self, batch: GraphBatch, standardizer: Standardizer) -> tuple[Tensor, Tensor]:
-        """Features of the edges and of the reversed edges, each ``[E, dim]``."""
-        projected: tuple[list[Tensor], list[Tensor]] = ([], [])
-        kinds = []
-        for bucket in batch.buckets:
-            values = standardizer.edges(bucket)
-            values = values.reshape(-1, values.shape[-1])
-            own, reverse, both = (basis(bucket.positions, values) for basis in self.bases)
-            projected[0].append(values @ (own + both))
-            projected[1].append(values @ (reverse + both))
-            kinds.append(self.kind.weight[_KINDS.index(bucket.kind)].expand(len(values), -1))
-        kind = torch.cat(kinds)
-        forward, backward = (self.map(self._lift(torch.cat(p))) + kind for p in projected)
+    def forward(
+        self, batch: GraphBatch, standardizer: Standardizer
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features of the edges and of the reversed edges, each ``[E, dim]``.
+
+        Raises:
+            BatchError: A kernel is larger than ``max_kernel``.
+        """
+        if self.linear is None:
+            forward, backward = self.features(batch.buckets, standardizer)
+        else:
+            forward, backward = self._apart(batch, self.linear, standardizer)
+        if self.kind is not None:
+            weight = self.kind.weight
+            kind = torch.cat(
+                [
+                    weight[_KINDS.index(b.kind)].expand(b.edges[1] - b.edges[0], -1)
+                    for b in batch.buckets
+                ]
+            )
+            forward = forward + kind
+            backward = None if backward is None else backward + kind
         return forward, backward
 
-    def _lift(self, projected: Tensor) -> Tensor:
-        if not self.num_frequencies:
-            return self.lift(projected)
-        return self.lift(torch.cat([projected.cos(), projected.sin()], dim=1))
+    def _apart(
+        self, batch: GraphBatch, linear: EdgeLift, standardizer: Standardizer
+    ) -> tuple[Tensor, Tensor | None]:
+        """Plain matrices through ``linear``, all else through the maps of kernels."""
+        is_plain = [b.kind is EdgeKind.LINEAR and len(b.positions) == 1 for b in batch.buckets]
+        pieces: list[list[Tensor]] = [[torch.empty(0)] * len(batch.buckets) for _ in (0, 1)]
+        for lift, plain in ((self.features, False), (linear.features, True)):
+            numbers = [i for i, flag in enumerate(is_plain) if flag is plain]
+            if not numbers:
+                continue
+            buckets = [batch.buckets[i] for i in numbers]
+            sizes = [b.edges[1] - b.edges[0] for b in buckets]
+            for direction, features in enumerate(lift(buckets, standardizer)):
+                if features is not None:
+                    for number, piece in zip(numbers, features.split(sizes), strict=True):
+                        pieces[direction][number] = piece
+        backward = torch.cat(pieces[1]) if self.is_reversed else None
+        return torch.cat(pieces[0]), backward
 
 
 class KindTable(nn.Embedding):
@@ -111,9 +158,17 @@ class NeuronEncoder(nn.Module):
         sigma: Standard deviation of their frequencies.
         max_depth: Number of depths with a learned vector; deeper ones share the last vector, told
             apart by fixed waves of how much deeper they are.
-        max_identities: Number of inputs and of outputs told apart.
+        max_inputs: Input neurons with a vector of their own; beyond, see ``identity_vectors``.
+        max_outputs: Output neurons likewise.
+        max_hidden_layers: In place of ``max_depth``: depths from 1 on with a learned vector.
+        num_activations: Activations with a vector of their own, all when not given; the first 7 are
+            those of the paper. Beyond, see ``identity_vectors``.
+        position_embedding: Whether positions are told.
+        activation_embedding: Whether activations are told.
         magnitudes: Add a map of the logarithms of each neuron's weight magnitudes (not in the
             papers; without it, norms must be learned through message passing).
+        num_probes: Learned inputs that all networks are run on; what a neuron answers is added to
+            its values. 0 runs nothing.
 
     References:
         Kofinas et al. 2024, section 2.
@@ -128,8 +183,14 @@ class NeuronEncoder(nn.Module):
         num_frequencies: int = 128,
         sigma: float = 0.5,
         max_depth: int = 64,
-        max_identities: int = 256,
+        max_inputs: int = 256,
+        max_outputs: int = 256,
+        max_hidden_layers: int | None = None,
+        num_activations: int | None = None,
+        position_embedding: bool = True,
+        activation_embedding: bool = True,
         magnitudes: bool = False,
+        num_probes: int = 0,
     ) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
@@ -138,40 +199,53 @@ class NeuronEncoder(nn.Module):
         self.register_buffer("frequencies", 2 * math.pi * sigma * frequencies)
         self.lift = nn.Linear(2 * num_frequencies if num_frequencies else 3, dim)
         self.map = nn.Linear(dim, dim)
-        self.depth = nn.Embedding(max_depth, dim)
-        self.inputs = nn.Embedding(max_identities, dim)
-        self.outputs = nn.Embedding(max_identities, dim)
-        self.activation = nn.Embedding(len(Activation), dim)
+        self.position_embedding = position_embedding
+        self.first_depth = 0 if max_hidden_layers is None else 1
+        if position_embedding:
+            self.depth = nn.Embedding(max_hidden_layers or max_depth, dim)
+            self.inputs = nn.Embedding(max_inputs, dim)
+            self.outputs = nn.Embedding(max_outputs, dim)
+        self.activation: nn.Embedding | None = None
+        if activation_embedding:
+            self.activation = nn.Embedding(num_activations or len(Activation), dim)
         self.magnitudes = nn.Linear(4, dim) if magnitudes else None
+        self.probes: nn.Module | None = None
+        if num_probes:
+            from paramgraph.nn.probes import ProbeEncoder
+
+            self.probes = ProbeEncoder(num_probes, dim)
 
     def forward(self, batch: GraphBatch, standardizer: Standardizer) -> Tensor:
-        """Features ``[N, dim]``.
-
-        Raises:
-            BatchError: A network is wider at its ends than there are embeddings.
-        """
-        largest = int(batch.identity.max())
-        if largest >= self.inputs.num_embeddings:
-            raise BatchError(
-                f"a network has {largest + 1} inputs or outputs, but the neuron encoder tells at "
-                f"most {self.inputs.num_embeddings} apart: raise max_identities."
-            )
+        """Features ``[N, dim]``."""
         values = standardizer.neurons(batch)
         if self.num_frequencies:
             # Absent values are 0: they add nothing to the phase.
             phase = values @ self.frequencies.to(values.dtype)
             values = torch.cat([phase.cos(), phase.sin()], dim=1)
-        features = self.map(self.lift(values))
-        number = batch.identity.clamp(min=0)
-        kind = batch.kind[:, None]
-        place = torch.where(kind == 0, self.inputs(number), self._depth(batch.depth))
-        place = torch.where(kind == 2, self.outputs(number), place)
-        hidden = (kind == 1).to(features.dtype)
-        features = features + place + self.activation(batch.activation) * hidden
+        features = self.lift(values)
+        if self.probes is not None:
+            features = features + self.probes(batch)
+        features = self.map(features)
+        if self.position_embedding:
+            features = features + self._place(batch)
+        if self.activation is not None:
+            hidden = (batch.kind == 1)[:, None].to(features.dtype)
+            told = identity_vectors(self.activation.weight, batch.activation)
+            features = features + told * hidden
         if self.magnitudes is not None:
             weights = [standardizer.edges(bucket) for bucket in batch.buckets]
             features = features + self.magnitudes(log_magnitudes(batch, weights))
         return features
+
+    def _place(self, batch: GraphBatch) -> Tensor:
+        """Vectors of depths for hidden neurons, of their own for inputs and outputs."""
+        number = batch.identity.clamp(min=0)
+        kind = batch.kind[:, None]
+        inputs = identity_vectors(self.inputs.weight, number)
+        outputs = identity_vectors(self.outputs.weight, number)
+        depth = (batch.depth - self.first_depth).clamp(min=0)
+        place = torch.where(kind == 0, inputs, self._depth(depth))
+        return torch.where(kind == 2, outputs, place)
 
     def _depth(self, depth: Tensor) -> Tensor:
         """Learned up to the last vector of the table; beyond it, waves are added to that one."""

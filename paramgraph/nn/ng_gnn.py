@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from paramgraph.batch import GraphBatch
-from paramgraph.engine import moments, receivers_of, senders_of
-from paramgraph.errors import BatchError
+from paramgraph.batch import Entries, GraphBatch
 from paramgraph.nn.encoders import EdgeEncoder, KindTable, NeuronEncoder
-from paramgraph.nn.metanetwork import Metanetwork, network_mean
+from paramgraph.nn.heads import EntryHead
+from paramgraph.nn.metanetwork import Level, Metanetwork
+from paramgraph.nn.neuron_memory import OrderedPNALayer
+from paramgraph.nn.pna import Edges, PNALayer, edge_mean, in_degrees
+from paramgraph.nn.readouts import GraphReadout
 from paramgraph.nn.standardize import Standardizer
+from paramgraph.nn.virtual_neurons import with_virtual_neurons
 
 __all__ = ["NeuralGraphGNN"]
 
@@ -32,7 +35,8 @@ class NeuralGraphGNN(Metanetwork):
     and amplified by log(degree + 1) / delta, update the neuron; edges are updated from both ends.
 
     Args:
-        out_dim: Number of outputs per network.
+        out_dim: Number of outputs.
+        level: What they are about; see ``Metanetwork``.
         hidden_dim: Width of neuron and edge features.
         num_layers: Message-passing layers.
         num_frequencies: Random Fourier features of weights and biases; 0 uses the values.
@@ -40,21 +44,46 @@ class NeuralGraphGNN(Metanetwork):
         dropout: Between layers.
         norm: ``"graph"`` normalises over all neurons and channels of one network, ``"neuron"`` over
             the channels of one neuron (then how loud its weights are is mostly lost).
-        readout: ``"outputs"`` concatenates the output neurons (all networks must have
-            ``num_outputs`` of them), ``"mean"`` averages over all neurons, ``"mean-edges"`` over
-            all neurons, over the outputs, and over all edges.
+        readout: A kind of ``GraphReadout``; other levels than ``"graph"`` read none. ``"outputs"``
+            concatenates the output neurons (all networks must have ``num_outputs`` of them),
+            ``"mean"`` averages over all neurons. With ``"cls"`` a virtual neuron is joined with all
+            neurons of its network, at any level.
         num_outputs: Output neurons per network, for ``"outputs"``.
+        num_read_layers: For ``"layers"``, see ``GraphReadout``.
         magnitudes: Also give each neuron the logarithms of its weights' magnitudes (our addition).
+        reverse_edges: Send messages both ways, edges carry their weight and that of the reverse
+            edge. Without, messages flow from inputs to outputs only.
+        position_embedding: Tell neurons their depth, inputs and outputs their number. Without,
+            the order of inputs and outputs is not seen.
+        activation_embedding: Tell hidden neurons their activation.
+        kind_embedding: Tell edges their kind (our addition).
+        linear_as_conv: Lift plain matrices as kernels of one element, or by maps of their own.
+        max_kernel: Rows and columns of the largest kernel, as in the paper, which pads kernels with
+            zeros; larger ones are refused. ``None`` reads kernels of any size.
+        num_probes: Learned inputs that every network is run on, see ``ProbeEncoder``.
+        schedule: ``"parallel"`` updates all neurons at once. ``"forward"`` visits the levels in the
+            order of data flow (and back, with ``reverse_edges``), with gated memories of neurons in
+            place of norm and dropout, see ``OrderedPNALayer``.
+        max_inputs: Inputs with a learned vector of their own; see ``identity_vectors``.
+        max_outputs: Outputs likewise.
+        max_hidden_layers: Depths of hidden neurons with a learned vector, 63 when not given.
+        num_activations: Activations with a learned vector, all when not given; the paper has 7.
 
-    Law: the output does not change when hidden neurons are permuted.
+    Law: the output does not change (level ``"graph"``) or moves along when hidden neurons are
+    permuted.
+
+    Raises:
+        ValueError: An option has none of the values named.
 
     Example:
         >>> NeuralGraphGNN(out_dim=10).hidden_dim
         32
 
     References:
-        Kofinas et al. 2024, section 3, eqs. 3 and 4 (https://arxiv.org/abs/2403.12143).
+        Kofinas et al. 2024, sections 2 and 3, eqs. 3 and 4 (https://arxiv.org/abs/2403.12143).
     """
+
+    levels: ClassVar[frozenset[str]] = frozenset({"graph", "neuron", "parameter"})
 
     log_degree: Tensor
     read_center: Tensor
@@ -64,6 +93,7 @@ class NeuralGraphGNN(Metanetwork):
         self,
         out_dim: int,
         *,
+        level: Level = "graph",
         hidden_dim: int = 32,
         num_layers: int = 4,
         num_frequencies: int = 32,
@@ -72,39 +102,89 @@ class NeuralGraphGNN(Metanetwork):
         norm: str = "graph",
         readout: str = "mean",
         num_outputs: int = 1,
+        num_read_layers: int = 8,
         magnitudes: bool = False,
+        reverse_edges: bool = True,
+        position_embedding: bool = True,
+        activation_embedding: bool = True,
+        kind_embedding: bool = True,
+        linear_as_conv: bool = True,
+        max_kernel: tuple[int, int] | None = None,
+        num_probes: int = 0,
+        schedule: str = "parallel",
+        max_inputs: int = 256,
+        max_outputs: int = 256,
+        max_hidden_layers: int | None = None,
+        num_activations: int | None = None,
     ) -> None:
-        super().__init__(out_dim)
-        if readout not in ("outputs", "mean", "mean-edges"):
-            raise ValueError(f"readout must be 'outputs', 'mean' or 'mean-edges', got {readout!r}.")
+        super().__init__(out_dim, level=level)
         if norm not in ("graph", "neuron"):
             raise ValueError(f"norm must be 'graph' or 'neuron', got {norm!r}.")
+        if schedule not in ("parallel", "forward"):
+            raise ValueError(f"schedule must be 'parallel' or 'forward', got {schedule!r}.")
         self.hidden_dim = hidden_dim
         self.readout = readout
         self.num_outputs = num_outputs
         self.standardizer = Standardizer()
         self.neuron_encoder = NeuronEncoder(
-            hidden_dim, num_frequencies=num_frequencies, sigma=sigma, magnitudes=magnitudes
+            hidden_dim,
+            num_frequencies=num_frequencies,
+            sigma=sigma,
+            max_inputs=max_inputs,
+            max_outputs=max_outputs,
+            max_hidden_layers=max_hidden_layers,
+            num_activations=num_activations,
+            position_embedding=position_embedding,
+            activation_embedding=activation_embedding,
+            magnitudes=magnitudes,
+            num_probes=num_probes,
         )
-        self.edge_encoder = EdgeEncoder(hidden_dim, num_frequencies=num_frequencies, sigma=sigma)
-        self.layers = nn.ModuleList(
-            _Layer(hidden_dim, dropout, norm, is_last=i == num_layers - 1)
-            for i in range(num_layers)
+        self.edge_encoder = EdgeEncoder(
+            hidden_dim,
+            num_frequencies=num_frequencies,
+            sigma=sigma,
+            is_reversed=reverse_edges,
+            linear_as_conv=linear_as_conv,
+            max_kernel=None if max_kernel is None else (max_kernel[0], max_kernel[1]),
+            kind_embedding=kind_embedding,
         )
+        self.layers = nn.ModuleList()
+        for number in range(num_layers):
+            is_last = number == num_layers - 1
+            updates_edges = not is_last or level == "parameter"
+            self.layers.append(
+                OrderedPNALayer(hidden_dim, updates_edges=updates_edges)
+                if schedule == "forward"
+                else PNALayer(
+                    hidden_dim, dropout, norm, is_last=is_last, updates_edges=updates_edges
+                )
+            )
         # Mean of log(degree + 1) over training neurons: the paper's delta.
         self.register_buffer("log_degree", torch.tensor(math.log(17.0)))
-        read_dim = hidden_dim * {"outputs": num_outputs, "mean": 1, "mean-edges": 3}[readout]
-        self.register_buffer("read_center", torch.zeros(read_dim))
-        self.register_buffer("read_spread", torch.ones(read_dim))
-        self.head = nn.Sequential(
-            nn.Linear(read_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, out_dim),
+        # Other levels read no whole network, but may gather in virtual neurons.
+        kind = readout if level == "graph" or readout == "cls" else "mean"
+        self.reader = GraphReadout(
+            kind, hidden_dim, num_outputs=num_outputs, num_layers=num_read_layers
         )
+        self.virtual_edges: nn.Parameter | None = None
+        if readout == "cls":  # one vector per direction
+            self.virtual_edges = nn.Parameter(torch.randn(2, hidden_dim))
+        self.entries: EntryHead | None = None
+        if level != "parameter":
+            read_dim = self.reader.read_dim if level == "graph" else hidden_dim
+            self.register_buffer("read_center", torch.zeros(read_dim))
+            self.register_buffer("read_spread", torch.ones(read_dim))
+            self.head = nn.Sequential(
+                nn.Linear(read_dim, hidden_dim),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden_dim, hidden_dim),
+                nn.ReLU(),
+                nn.Linear(hidden_dim, out_dim),
+            )
         self.apply(_start_at_unit_scale)
+        if level == "parameter":  # has a start of its own
+            self.entries = EntryHead(hidden_dim, hidden_dim, out_dim)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
@@ -113,9 +193,11 @@ class NeuralGraphGNN(Metanetwork):
         self.standardizer.fit(several)
         total, count = 0.0, 0
         for batch in several:
-            total += float((_degrees(batch).double() + 1).log().sum())
+            total += float((in_degrees(batch).double() + 1).log().sum())
             count += batch.num_neurons
         self.log_degree.fill_(total / max(count, 1))
+        if self.level == "parameter":
+            return
         # What differs between networks is small beside what they share; start the head from
         # the differences, at unit scale. These are constants, so no prediction depends on a batch.
         read = torch.cat([self._features(batch) for batch in several])
@@ -123,47 +205,60 @@ class NeuralGraphGNN(Metanetwork):
         self.read_center.copy_(read.mean(0))
         self.read_spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Predict ``[num_networks, out_dim]``.
+    def forward(self, batch: GraphBatch) -> Tensor | Entries:
+        """Predict at the level of the metanetwork.
+
+        Returns:
+            ``[num_networks, out_dim]``, ``[N, out_dim]``, or ``Entries`` with ``out_dim`` sets.
 
         Raises:
-            BatchError: With ``readout="outputs"``, a network has another number of outputs.
+            BatchError: With ``readout="outputs"``, a network has another number of outputs; with
+                ``max_kernel``, a kernel is larger.
         """
-        return self.head((self._features(batch) - self.read_center) / self.read_spread)
+        if self.entries is not None:
+            neurons, edges = self._pass_messages(batch)
+            parts = batch.split_edges(edges.value()[: batch.num_edges])
+            entries: Entries = self.entries(batch, parts, neurons[: batch.num_neurons])
+            return entries
+        read: Tensor = self.head((self._features(batch) - self.read_center) / self.read_spread)
+        return read
 
     def _features(self, batch: GraphBatch) -> Tensor:
-        """What the head reads ``[num_networks, read_dim]``."""
+        """What the head reads ``[num_networks, read_dim]``, or ``[N, hidden_dim]``."""
+        neurons, edges = self._pass_messages(batch)
+        if self.level == "neuron":
+            return neurons[: batch.num_neurons]
+        mean = None
+        if self.readout == "mean-edges":
+            mean = Edges(edge_mean(batch, edges.features), edges.pending).value()
+        read: Tensor = self.reader(batch, neurons, mean)
+        return read
+
+    def _pass_messages(self, batch: GraphBatch) -> tuple[Tensor, Edges]:
+        """Neurons and forward edges after all layers, virtual ones last."""
         neurons = self.neuron_encoder(batch, self.standardizer)
-        forward, backward = map(_Edges, self.edge_encoder(batch, self.standardizer))
+        up, down = self.edge_encoder(batch, self.standardizer)
+        if self.virtual_edges is not None:
+            neurons = torch.cat([neurons, self.reader.first_tokens(batch.num_networks)])
+            virtual = self.virtual_edges[:, None].expand(-1, batch.num_neurons, -1)
+            up = torch.cat([up, virtual[0]])
+            down = None if down is None else torch.cat([down, virtual[1]])
+            batch = with_virtual_neurons(batch)
+        forward, backward = Edges(up), None if down is None else Edges(down)
         everything = [True] * len(batch.buckets)
         for number, layer in enumerate(self.layers):
             wanted = everything, everything
-            if self.readout == "outputs" and number == len(self.layers) - 1:
+            if self._reads_outputs and number == len(self.layers) - 1:
                 wanted = _ends_at_outputs(batch)
             neurons, forward, backward = layer(
                 batch, neurons, forward, backward, self.log_degree, wanted
             )
-        return self._read(batch, neurons, forward)
+        return neurons, forward
 
-    def _read(self, batch: GraphBatch, neurons: Tensor, edges: _Edges) -> Tensor:
-        if self.readout == "mean":
-            return network_mean(neurons, batch.network, batch.num_networks)
-        rows = (batch.kind == 2).nonzero()[:, 0]
-        if self.readout == "mean-edges":
-            means = [
-                network_mean(neurons, batch.network, batch.num_networks),
-                network_mean(neurons[rows], batch.network[rows], batch.num_networks),
-                _Edges(_edge_mean(batch, edges.features), edges.pending).value(),
-            ]
-            return torch.cat(means, dim=1)
-        counts = torch.bincount(batch.network[rows], minlength=batch.num_networks)
-        if bool((counts != self.num_outputs).any()):
-            raise BatchError(
-                f"readout='outputs' was made for {self.num_outputs} output neurons, but networks "
-                f"of the batch have {sorted(set(counts.tolist()))}: use readout='mean'."
-            )
-        order = (batch.network[rows] * self.num_outputs + batch.identity[rows]).argsort()
-        return neurons[rows[order]].reshape(batch.num_networks, -1)
+    @property
+    def _reads_outputs(self) -> bool:
+        """Whether nothing but output neurons is read."""
+        return self.level == "graph" and self.readout in ("outputs", "mean-outputs")
 
 
 def _start_at_unit_scale(module: nn.Module) -> None:
@@ -182,171 +277,9 @@ def _start_at_unit_scale(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.3)
 
 
-class _NetworkNorm(nn.Module):
-    """Layer norm over all neurons and channels of one network, never over the batch (defect D1)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, batch: GraphBatch, x: Tensor) -> Tensor:
-        """Normalise ``[N, dim]``."""
-        center = network_mean(x, batch.network, batch.num_networks).mean(1, keepdim=True)
-        x = x - center[batch.network]
-        square = network_mean(x.square(), batch.network, batch.num_networks).mean(1, keepdim=True)
-        return x * (square + 1e-5).rsqrt()[batch.network] * self.weight + self.bias
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """Edge features and a linear map that is still to be applied to them.
-
-    Readers of edges are linear maps too, so both are multiplied first: one map of small matrices
-    instead of one over all edges.
-    """
-
-    features: Tensor
-    pending: nn.Linear | None = None
-
-    def through(self, linear: nn.Linear) -> Tensor:
-        """The features after the pending map and ``linear``."""
-        if self.pending is None:
-            return linear(self.features)
-        weight = linear.weight @ self.pending.weight
-        bias = linear.weight @ self.pending.bias + linear.bias
-        return nn.functional.linear(self.features, weight, bias)
-
-    def value(self) -> Tensor:
-        """The features after the pending map."""
-        return self.features if self.pending is None else self.pending(self.features)
-
-
-class _Layer(nn.Module):
-    """One PNA layer with FiLM messages; all but the last end in norm, SiLU and edge update."""
-
-    def __init__(self, dim: int, dropout: float, norm: str, *, is_last: bool) -> None:
-        super().__init__()
-        self.film = nn.Linear(dim, 2 * dim)
-        self.message_target = nn.Linear(dim, dim)
-        self.message_source = nn.Linear(dim, dim, bias=False)
-        self.post = nn.Linear(9 * dim, dim)
-        self.out = nn.Linear(dim, dim)
-        self.is_last = is_last
-        if not is_last:
-            self.norm = nn.LayerNorm(dim) if norm == "neuron" else _NetworkNorm(dim)
-            self.dropout = nn.Dropout(dropout)
-            self.edge_own = nn.Linear(dim, dim)
-            self.edge_source = nn.Linear(dim, dim)
-            self.edge_target = nn.Linear(dim, dim)
-            self.edge_out = nn.Linear(dim, dim)
-
-    def forward(
-        self,
-        batch: GraphBatch,
-        neurons: Tensor,
-        forward: _Edges,
-        backward: _Edges,
-        log_degree: Tensor,
-        wanted: tuple[list[bool], list[bool]],
-    ) -> tuple[Tensor, _Edges, _Edges]:
-        target = batch.split(self.message_target(neurons))
-        source = batch.split(self.message_source(neurons))
-        film_forward = self._film(batch, forward, wanted[0])
-        film_backward = self._film(batch, backward, wanted[1])
-
-        def messages(number: int) -> tuple[Tensor | None, Tensor | None]:
-            bucket = batch.buckets[number]
-            s, r = bucket.sender_depth, bucket.receiver_depth
-            up, down = film_forward[number], film_backward[number]
-            if up is not None:
-                up = _modulate(up, receivers_of(target[r], bucket) + senders_of(source[s], bucket))
-            if down is not None:
-                down = _modulate(
-                    down, senders_of(target[s], bucket) + receivers_of(source[r], bucket)
-                )
-            return up, down
-
-        statistics, degree = moments(batch, messages)
-        amplified = statistics * ((degree + 1).log() / log_degree.to(neurons.dtype))
-        neurons = self.out(self.post(torch.cat([neurons, statistics, amplified], dim=1)))
-        if self.is_last:
-            return neurons, forward, backward
-        if isinstance(self.norm, _NetworkNorm):
-            normal = self.norm(batch, neurons)
-        else:
-            normal = self.norm(neurons)
-        neurons = self.dropout(nn.functional.silu(normal))
-        ends = batch.split(self.edge_source(neurons)), batch.split(self.edge_target(neurons))
-        forward = self._update_edges(batch, forward, *ends)
-        backward = self._update_edges(batch, backward, *ends, reverse=True)
-        return neurons, forward, backward
-
-    def _film(self, batch: GraphBatch, edges: _Edges, wanted: list[bool]) -> list[Tensor | None]:
-        """Scale and shift per edge, by bucket; ``None`` where nobody reads the messages."""
-        if all(wanted):
-            return list(batch.split_edges(edges.through(self.film)))
-        parts = batch.split_edges(edges.features)
-        return [
-            _Edges(part, edges.pending).through(self.film) if want else None
-            for part, want in zip(parts, wanted, strict=True)
-        ]
-
-    def _update_edges(
-        self,
-        batch: GraphBatch,
-        edges: _Edges,
-        source: list[Tensor],
-        target: list[Tensor],
-        *,
-        reverse: bool = False,
-    ) -> _Edges:
-        """``L1 silu(L_e e + L_s x_source + L_t x_target)``; ``L1`` is left for the reader."""
-        own = edges.through(self.edge_own)
-        ends = []
-        for bucket in batch.buckets:
-            s, r = bucket.sender_depth, bucket.receiver_depth
-            if reverse:
-                both = receivers_of(source[r], bucket) + senders_of(target[s], bucket)
-            else:
-                both = senders_of(source[s], bucket) + receivers_of(target[r], bucket)
-            ends.append(both.reshape(-1, own.shape[1]))
-        return _Edges(nn.functional.silu(own + torch.cat(ends)), self.edge_out)
-
-
-def _edge_mean(batch: GraphBatch, edges: Tensor) -> Tensor:
-    """Mean of edge features per network ``[num_networks, dim]``."""
-    total = edges.new_zeros(batch.num_networks, edges.shape[1])
-    count = edges.new_zeros(batch.num_networks, 1)
-    for bucket, part in zip(batch.buckets, batch.split_edges(edges), strict=True):
-        copies = bucket.values.shape[0]
-        first = bucket.receivers.numbers(edges.device).reshape(copies, -1)[:, 0]
-        network = batch.network[first + batch.levels[bucket.receiver_depth][0]]
-        flat = part.reshape(copies, -1, edges.shape[1])
-        total = total.index_add(0, network, flat.sum(1))
-        count = count.index_add(0, network, count.new_full((copies, 1), flat.shape[1]))
-    return total / count.clamp(min=1)
-
-
 def _ends_at_outputs(batch: GraphBatch) -> tuple[list[bool], list[bool]]:
     """Which buckets send messages to output neurons: up to receivers, down to senders."""
     levels = batch.split(batch.kind == 2)
     up = [bool(b.receivers.take(levels[b.receiver_depth]).any()) for b in batch.buckets]
     down = [bool(b.senders.take(levels[b.sender_depth]).any()) for b in batch.buckets]
     return up, down
-
-
-def _modulate(film: Tensor, values: Tensor) -> Tensor:
-    """Scale and shift messages by what the edge says."""
-    scale, shift = film.chunk(2, dim=-1)
-    return torch.addcmul(shift, scale, values)
-
-
-def _degrees(batch: GraphBatch) -> Tensor:
-    """Number of edges that end at each neuron."""
-    degree = batch.neuron_values.new_zeros(batch.num_neurons)
-    for bucket in batch.buckets:
-        _, _, senders = bucket.block_shape
-        rows = bucket.receivers.numbers(degree.device) + batch.levels[bucket.receiver_depth][0]
-        degree.index_add_(0, rows, degree.new_full((bucket.receivers.length,), senders))
-    return degree

@@ -1,0 +1,100 @@
+"""Message passing in the order in which a network computes; each neuron has a gated memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from paramgraph.batch import GraphBatch
+from paramgraph.engine import Moments
+from paramgraph.nn.pna import Edges, PNALayer, to_receivers, to_senders
+
+__all__ = ["OrderedPNALayer"]
+
+
+class OrderedPNALayer(PNALayer):
+    """A sweep over the levels of the networks: neurons hear from neurons that have just heard.
+
+    Levels are visited from the inputs to the outputs, as data flow, and where messages go both ways
+    back again, as gradients do. At each visit a neuron summarises the messages that arrive from
+    that side, ``c_i = C P [x_i; M_i; amplified M_i]``, and a gate decides what of its memory stays:
+    ``x_i <- (1 - z) tanh(W c_i + r * U x_i) + z x_i``, with r and z sigmoids of ``c_i`` and ``x_i``
+    (a GRU). Neurons without messages keep their memory, which is bounded, so there is no norm.
+
+    Args:
+        dim: Width of neurons and edges.
+        updates_edges: Whether edges are updated, after the sweep.
+
+    References:
+        Cho et al. 2014 (GRU; https://arxiv.org/abs/1406.1078); memories that follow the inference
+        of the network read: dynamic neural graph encoders.
+    """
+
+    def __init__(self, dim: int, *, updates_edges: bool) -> None:
+        super().__init__(dim, 0.0, None, is_last=True, updates_edges=updates_edges)
+        self.memory = nn.GRUCell(dim, dim)
+
+    def update_neurons(
+        self,
+        batch: GraphBatch,
+        neurons: Tensor,
+        forward: Edges,
+        backward: Edges | None,
+        log_degree: Tensor,
+        wanted: tuple[list[bool], list[bool]],
+    ) -> Tensor:
+        """All levels, one after the other; arguments as in ``PNALayer.forward``."""
+        levels = batch.split(neurons)
+        # Each level passes on what it heard, so a sweep needs all buckets, or none of them.
+        every = [True] * len(batch.buckets)
+        self._sweep(batch, levels, self.film_of(batch, forward, every), log_degree, is_up=True)
+        if backward is not None and any(wanted[1]):
+            self._sweep(
+                batch, levels, self.film_of(batch, backward, every), log_degree, is_up=False
+            )
+        return torch.cat(levels)
+
+    def _sweep(
+        self,
+        batch: GraphBatch,
+        levels: list[Tensor],
+        film: list[Tensor | None],
+        log_degree: Tensor,
+        *,
+        is_up: bool,
+    ) -> None:
+        """Visit the levels, replacing them in the list."""
+        source = [self.message_source(level) for level in levels]
+        target = [self.message_target(level) for level in levels]
+        arriving: list[list[int]] = [[] for _ in levels]
+        for number, bucket in enumerate(batch.buckets):
+            arriving[bucket.receiver_depth if is_up else bucket.sender_depth].append(number)
+        order = range(len(levels)) if is_up else reversed(range(len(levels)))
+        for depth in order:
+            if not arriving[depth]:
+                continue
+            total = Moments(_level(batch, depth))
+            send = to_receivers if is_up else to_senders
+            for number in arriving[depth]:
+                bucket = batch.buckets[number]
+                messages = send(film[number], bucket, source, target)
+                if messages is not None:
+                    total.add(bucket, messages, to_senders=not is_up)
+            statistics, degree = total.finish()
+            before = levels[depth]
+            heard = self.summary(before, statistics, degree, log_degree)
+            after = torch.where(degree > 0, self.memory(heard, before), before)
+            levels[depth] = after
+            source[depth] = self.message_source(after)
+
+
+def _level(batch: GraphBatch, depth: int) -> GraphBatch:
+    """One level as a batch of its own, for sums over what arrives at its neurons."""
+    start, end = batch.levels[depth]
+    return replace(
+        batch,
+        levels=((0, end - start),) * len(batch.levels),
+        network=batch.network[start:end],
+    )
