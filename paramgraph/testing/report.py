@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["LawReport", "LawRow"]
+
+_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class LawReport:
         law          networks  worst    bound     at   verdict
         -----------  --------  -------  --------  ---  -------
         permutation  1         1.0e-15  <= 1e-08  mlp  passed
+        <BLANKLINE>
+        networks: mlp
     """
 
     name: str
@@ -109,6 +114,11 @@ class LawReport:
         """Names of the laws, in the order checked."""
         return tuple(dict.fromkeys(row.law for row in self.rows))
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks, in the order given."""
+        return tuple(dict.fromkeys(row.network for row in self.rows))
+
     def __str__(self) -> str:
         applied = [row for row in self.rows if row.applies]
         num_passed = len(applied) - len(self.failures)
@@ -118,8 +128,10 @@ class LawReport:
             [("law", "networks", "worst", "bound", "at", "verdict")]
             + [_line(law, self.of(law)) for law in self.laws]
         )
+        lines += ["", *_wrapped(f"networks: {', '.join(self.networks)}", indent="")]
         if self.failures:
-            lines += ["", "broken:", *(f"  {row}" for row in self.failures)]
+            lines += ["", "broken:"]
+            lines += [line for row in self.failures for line in _wrapped(str(row))]
         elsewhere = [row for row in self.rows if not row.applies]
         if elsewhere:
             lines += ["", "does not apply:", *_reasons(elsewhere)]
@@ -148,8 +160,14 @@ def _reasons(rows: list[LawRow]) -> list[str]:
     lines = []
     for (law, why), names in together.items():
         shown = ", ".join(names) if len(names) <= 4 else f"{len(names)} networks"
-        lines.append(f"  {law} on {shown}: {why}")
+        lines += _wrapped(f"{law} on {shown}: {why}")
     return lines
+
+
+def _wrapped(text: str, indent: str = "  ") -> list[str]:
+    """Lines that fit into a terminal."""
+    further = indent + "  "
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=further)
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -23,11 +23,12 @@ from paramgraph.testing.draws import (
 from paramgraph.testing.moves import Move, move_of
 from paramgraph.views import get_parameter, set_parameter
 
-__all__ = ["STEP", "Sample", "symmetry_kinds"]
+__all__ = ["STEPS", "Sample", "symmetry_kinds"]
 
 NUM_DRAWS = 3
 NUM_OTHERS = 8
-STEP = 1e-6  # rounding errors of 1e-10, and hardly ever a kink of a ReLU in between
+# The larger step has smaller rounding errors, the smaller one hardly ever a kink in between.
+STEPS = (1e-6, 1e-7)
 
 
 def symmetry_kinds(graph: ParamGraph, promised: frozenset[str]) -> dict[str, tuple[str, ...]]:
@@ -123,8 +124,9 @@ class Sample:
         add_replaced("wrong permutation", changed, moved)
 
         directions = tuple(_direction(graph, state, source) for _ in range(NUM_DRAWS))
-        for name, step in (("ahead", STEP), ("behind", -STEP)):
-            add(name, [_stepped(graph, state, along, step) for along in directions])
+        for step in STEPS:
+            for name, signed in ((f"ahead {step}", step), (f"behind {step}", -step)):
+                add(name, [_stepped(graph, state, along, signed) for along in directions])
         batch = collate([(graph, graph.features(states))])
         return Sample(graph, batch, rows, names, symmetries, directions)
 
