@@ -188,6 +188,8 @@ class InvariantHead(nn.Module):
     def fit(self, features: Tensor) -> None:
         """Measure center and spread of features ``[num_networks, in_dim]``."""
         spread = features.std(0, correction=0)
+        # A channel that hardly varies is not blown up: any step of the layers would move it far.
+        spread = spread.clamp(min=0.3 * float(spread.square().mean().sqrt()))
         self.center.copy_(features.mean(0))
         self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
