@@ -9,7 +9,7 @@ COVERAGE_STAMP := $(VENV)/.installed-coverage
 PIP         := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-here demo-here check format bench coverage-report clean
+.PHONY: help demo test test-all test-here demo-here check format bench laws coverage-report clean
 
 help:
 	@echo "make demo       set up, run the demonstration, write its results to demo/"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      set up, ruff format --check, ruff check, mypy"
 	@echo "make format     set up, let ruff format and repair what it can"
 	@echo "make bench      set up, run the benchmarks"
+	@echo "make laws       set up, check every metanetwork on every law, write docs/laws.md"
 	@echo "make coverage-report  set up with transformers and PyG, capture and verify all architectures"
 	@echo "make test-here  tests in the active Python, installs nothing (also: demo-here)"
 	@echo "make clean      remove the environment, caches and demo/"
@@ -63,6 +64,9 @@ format: $(DEV_STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+laws: $(STAMP)
+	$(BIN)/python -m benchmarks laws
 
 coverage-report: $(COVERAGE_STAMP)
 	$(BIN)/python -m benchmarks.coverage

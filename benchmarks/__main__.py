@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable
 
-from benchmarks import capture_sizes, fit_inrs, train_step
+from benchmarks import capture_sizes, fit_inrs, laws, train_step
 
 BENCHMARKS: dict[str, Callable[[], int | None]] = {
     "train_step": train_step.main,
     "fit_inrs": fit_inrs.main,
     "capture_sizes": capture_sizes.main,
+    "laws": laws.main,
 }
 
 

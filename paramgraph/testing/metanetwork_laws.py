@@ -23,7 +23,13 @@ from paramgraph.testing.report import LawReport, LawRow
 
 __all__ = ["assert_metanetwork", "check_metanetwork"]
 
-LAW_NAMES = (*(law.name for law in LAWS), "mixed batch")
+_MIXED = "mixed batch"
+_BEFORE_MIXED = [law.name for law in LAWS].index("batch of one") + 1
+LAW_NAMES = (
+    *(law.name for law in LAWS[:_BEFORE_MIXED]),
+    _MIXED,
+    *(law.name for law in LAWS[_BEFORE_MIXED:]),
+)
 _KNOWN_SYMMETRIES = ("permutation", "sign", "scale", "phase")
 
 
@@ -90,10 +96,10 @@ def check_metanetwork(
         networks = capture_networks(networks, seed=seed)
     rows = _promises(metanetwork, name)
     readers = _readers(metanetwork, networks, fit=fit_statistics, tolerance=tolerance)
-    for law in LAWS:
-        rows += [_row(law, case) for case in readers.cases]
-        if law.name == "batch of one":
+    for number, law in enumerate(LAWS):
+        if number == _BEFORE_MIXED:
             rows += _mixed_batch(readers, tolerance)
+        rows += [_row(law, case) for case in readers.cases]
     rows += [
         LawRow(law, other, None, 0.0, why) for law in LAW_NAMES for other, why in readers.unread
     ]
@@ -227,7 +233,7 @@ def _mixed_batch(readers: _Readers, tolerance: float) -> list[LawRow]:
 
     Compared with the same networks of its architecture in a batch by themselves.
     """
-    law, cases = "mixed batch", readers.cases
+    law, cases = _MIXED, readers.cases
     problem = readers.why_no_mixture
     if any(case.problem for case in cases):
         problem = "the outputs have the wrong form"

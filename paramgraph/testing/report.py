@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["LawReport", "LawRow"]
 
 _WIDTH = 100
+_MOST = 8  # broken rows of one law, laws with one reason
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class LawReport:
         lines += ["", *_wrapped(f"networks: {', '.join(self.networks)}", indent="")]
         if self.failures:
             lines += ["", "broken:"]
-            lines += [line for row in self.failures for line in _wrapped(str(row))]
+            for law in dict.fromkeys(row.law for row in self.failures):
+                lines += _failures([row for row in self.failures if row.law == law])
         elsewhere = [row for row in self.rows if not row.applies]
         if elsewhere:
             lines += ["", "does not apply:", *_reasons(elsewhere)]
@@ -152,11 +155,25 @@ def _line(law: str, rows: tuple[LawRow, ...]) -> tuple[str, ...]:
     return (law, str(len(applied)), f"{error:.1e}", bound, row.network, verdict)
 
 
+def _failures(rows: list[LawRow]) -> list[str]:
+    """The broken rows of a law: all, or where there are many the first and the other names."""
+    shown = rows if len(rows) <= _MOST else rows[: _MOST // 2]
+    lines = [line for row in shown for line in _wrapped(str(row))]
+    if others := [row.network for row in rows[len(shown) :]]:
+        lines += _wrapped(f"{rows[0].law} also on {len(others)} others: {', '.join(others)}")
+    return lines
+
+
 def _reasons(rows: list[LawRow]) -> list[str]:
     """Rows that do not apply, those with the same law and reason on one line."""
+    num_laws = Counter((row.network, row.note) for row in rows)
     together: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        together.setdefault((row.law, row.note), []).append(row.network)
+        # A network that is refused is so for the same reason under each law.
+        law = "all laws" if num_laws[row.network, row.note] > _MOST else row.law
+        names = together.setdefault((law, row.note), [])
+        if row.network not in names:
+            names.append(row.network)
     lines = []
     for (law, why), names in together.items():
         shown = ", ".join(names) if len(names) <= 4 else f"{len(names)} networks"
