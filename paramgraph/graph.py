@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,9 @@ class ParamGraph:
         unknown_operations: Operations without a rule; what they read is not permuted.
         repairs: What was taken out because it did not hold on the network (``repair``).
         output: Which outputs the symmetries keep, as given to ``capture``.
+        program: What the network computes, as a ``Program`` of ``capture`` that runs with any
+            weights; a text where there is none, which says why; ``None`` for a graph that was not
+            captured.
 
     Example:
         >>> import torch, paramgraph as pg
@@ -69,6 +72,7 @@ class ParamGraph:
     unknown_operations: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
     output: Any = None
+    program: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the tables against each other."""
@@ -140,6 +144,11 @@ class ParamGraph:
         tables = (self.neuron_groups, self.blocks, self.axis_groups, self.scale_groups)
         return hashlib.sha256(repr((tables, self.parameters)).encode()).hexdigest()[:16]
 
+    @property
+    def function_key(self) -> str:
+        """Hash of structure and program: equal for networks that weights alone tell apart."""
+        return f"{self.signature}-{getattr(self.program, 'digest', '')}"
+
     def neuron_scales(self, kind: ScaleKind) -> list[ScaleGroup]:
         """The scale groups of a kind that act on neurons one by one, in the order of the neurons.
 
@@ -200,6 +209,87 @@ class ParamGraph:
             For each parameter and alias a tensor ``[B, *shape]``.
         """
         return write_values(values, self.parameters, self.neuron_groups, self.blocks, tied=tied)
+
+    def run(
+        self,
+        parameters: Values | Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+        *inputs: Any,
+        **named: Any,
+    ) -> Any:
+        """What the captured network returns with other weights and on other inputs.
+
+        Vectorised over networks, differentiable in weights and inputs. Networks are run as on the
+        (first) example inputs of ``capture``, in evaluation mode.
+
+        Args:
+            parameters: Values, or state dicts as for ``features``, of B networks.
+            inputs: The arguments of the network, the same for all; any number of samples.
+            named: Its keyword arguments, where ``capture`` was given a mapping.
+
+        Returns:
+            ``[B, *shape]``, or a tuple of these where the network returns several tensors.
+
+        Raises:
+            GraphError: Weights or inputs do not fit, the graph was not captured, or the network
+                does not always compute the same way.
+
+        Example:
+            >>> import torch, paramgraph as pg
+            >>> network, points = torch.nn.Linear(3, 2), torch.randn(7, 3)
+            >>> graph = pg.capture(network, torch.randn(4, 3))
+            >>> outputs = graph.run([network.state_dict()] * 5, points)
+            >>> outputs.shape, torch.allclose(outputs[0], network(points), atol=1e-6)
+            (torch.Size([5, 7, 2]), True)
+        """
+        found = self._runnable().run(self._stacked(parameters), named or inputs)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def activations(
+        self,
+        parameters: Values | Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+        *inputs: Any,
+        **named: Any,
+    ) -> list[Tensor | None]:
+        """What the neurons of the captured network say with other weights and on other inputs.
+
+        Args:
+            parameters: As for ``run``.
+            inputs: As for ``run``, M samples.
+            named: As for ``run``.
+
+        Returns:
+            For each neuron group ``[B, M, size]``: inputs, hidden neurons after their activation,
+            outputs; means over positions (pixels, tokens) where there are several. ``None`` for
+            neurons whose values stand nowhere, such as rows of a table.
+
+        Raises:
+            GraphError: As for ``run``.
+
+        Example:
+            >>> import torch, paramgraph as pg
+            >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+            >>> graph = pg.capture(network, torch.randn(4, 3))
+            >>> [tuple(a.shape) for a in graph.activations(network.state_dict(), torch.ones(7, 3))]
+            [(1, 7, 3), (1, 7, 4)]
+        """
+        found = self._runnable().activations(self._stacked(parameters), named or inputs)
+        return [None if values is None else values[..., 0] for values in found]
+
+    def _runnable(self) -> Any:
+        if self.program is None or isinstance(self.program, str):
+            why = self.program or "it was not made by capture"
+            raise GraphError(
+                f"{self.name} cannot be run with other weights or inputs: {why}. Use a "
+                "metanetwork without probes for it."
+            )
+        return self.program
+
+    def _stacked(
+        self, parameters: Values | Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        if not isinstance(parameters, Values):
+            parameters = self.features(parameters)
+        return self.write_back(parameters)
 
     def expand(
         self, encoding: str = "neural", *, dataflow: bool = True, max_edges: int = MAX_EDGES

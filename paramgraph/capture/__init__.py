@@ -15,6 +15,7 @@ from torch import nn
 
 from paramgraph.capture.groups import find_groups
 from paramgraph.capture.infer import infer
+from paramgraph.capture.program_making import make_program
 from paramgraph.capture.record import record
 from paramgraph.capture.repair import repair
 from paramgraph.capture.running import ExampleInputs, OutputChoice
@@ -81,8 +82,9 @@ def capture(
             "no output of the network depends on its parameters, so there is nothing to read."
         )
     scales = find_scales(run, groups)
-    graph = build_graph(tapes[0], run, groups, scales, type(network).__name__)
+    graph, loom, woven = build_graph(tapes[0], run, groups, scales, type(network).__name__)
     graph = replace(graph, output=output)
+    graph = replace(graph, program=make_program(network, several[0], graph, loom, woven))
     for inputs in several:
         assert_unused(network, graph, inputs)
     return _checked(network, graph, several, check, strict=strict)

@@ -211,6 +211,7 @@ class Recorder(TorchDispatchMode):
                 is_pointwise=torch.Tag.pointwise in func.tags,
                 is_in_place=is_in_place,
                 number=number,
+                overload=func._overloadname,
             )
         )
         for out in written if is_in_place else ():

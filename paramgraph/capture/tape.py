@@ -52,6 +52,7 @@ class TapeEntry:
         is_in_place: Whether it writes to one of its arguments.
         position: Its index on the tape.
         number: The number that it returned, if it returned one.
+        overload: Which variant of the operation ran, such as ``Tensor`` or ``default``.
     """
 
     operation: str
@@ -62,6 +63,7 @@ class TapeEntry:
     is_in_place: bool = False
     position: int = -1
     number: float | None = None
+    overload: str = ""
 
 
 @dataclass

@@ -27,14 +27,18 @@ from typing import Any
 from paramgraph.capture.groups import Groups
 from paramgraph.capture.inference import Inference
 from paramgraph.capture.tape import Tape
-from paramgraph.capture.weave.assemble import assemble
+from paramgraph.capture.weave.assemble import assemble, by_depth
+from paramgraph.capture.weave.loom import Loom
+from paramgraph.capture.weave.records import Group
 from paramgraph.capture.weave.walk import weave
 from paramgraph.graph import ParamGraph
 
 __all__ = ["build_graph"]
 
 
-def build_graph(tape: Tape, run: Inference, groups: Groups, scales: Any, name: str) -> ParamGraph:
+def build_graph(
+    tape: Tape, run: Inference, groups: Groups, scales: Any, name: str
+) -> tuple[ParamGraph, Loom, list[Group]]:
     """Assemble the graph of a run.
 
     Args:
@@ -43,5 +47,9 @@ def build_graph(tape: Tape, run: Inference, groups: Groups, scales: Any, name: s
         groups: Axis groups of its parameters.
         scales: Scale groups, or ``None`` for a graph without scales.
         name: Of the network.
+
+    Returns:
+        The graph, the loom that it was woven on, and what its neuron groups were there.
     """
-    return assemble(weave(run, groups), tape, scales, name)
+    loom = weave(run, groups)
+    return assemble(loom, tape, scales, name), loom, by_depth(loom)[0]

@@ -23,12 +23,12 @@ from paramgraph.structure import (
     ScaleKind,
 )
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "by_depth"]
 
 
 def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
     """Number the groups and write the tables of a graph."""
-    groups, depths = _by_depth(loom)
+    groups, depths = by_depth(loom)
     position = {id(group): number for number, group in enumerate(groups)}
     rows = {row.name: row for row in scales.rows} if scales is not None else {}
     sizes = {row.name: row.size for row in loom.axis_groups.rows}
@@ -139,7 +139,7 @@ def _kind(kinds: set[ScaleKind]) -> ScaleKind:
     return ScaleKind.SIGN if signs else ScaleKind.POSITIVE if positives else ScaleKind.NONE
 
 
-def _by_depth(loom: Loom) -> tuple[list[Group], list[int]]:
+def by_depth(loom: Loom) -> tuple[list[Group], list[int]]:
     """Groups by depth (longest path from a group without senders), with their depths."""
     incoming: dict[int, list[Link]] = {}
     outgoing: dict[int, list[Link]] = {}

@@ -34,6 +34,7 @@ class Loom(Numbering):
         strands: What is known of each block of each tensor, by the tensor's number.
         uses: How often each tensor is read.
         claimed: Parts of parameters that stand in the graph.
+        inputs: Groups of inputs, by tensor, axis, first index and number of indices.
     """
 
     def __init__(self, run: Inference, axis_groups: Groups, span: int) -> None:
@@ -52,7 +53,7 @@ class Loom(Numbering):
         self._counts: dict[str, int] = {}
         self.made: dict[tuple[object, ...], Group] = {}
         self.mixed: dict[tuple[int, int], set[object]] = {}
-        self._inputs: dict[tuple[int, int, int, int], Group] = {}
+        self.inputs: dict[tuple[int, int, int, int], Group] = {}
         self.adapters: dict[tuple[object, ...], Group] = {}
         self._joined: set[tuple[int, int, EdgeKind]] = set()
 
@@ -233,9 +234,9 @@ class Loom(Numbering):
         axis %= max(len(value.shape), 1)
         size = size or (value.shape[axis] if value.shape else 1)
         key = (value.number, axis, start, size)
-        if key not in self._inputs:
-            name = self.unique("input" if not self._inputs else f"input.{len(self._inputs)}")
+        if key not in self.inputs:
+            name = self.unique("input" if not self.inputs else f"input.{len(self.inputs)}")
             group = Group(name, (size,), size, NeuronKind.INPUT, chain=())
-            self._inputs[key] = group
+            self.inputs[key] = group
             self.groups.append(group)
-        return self._inputs[key]
+        return self.inputs[key]
