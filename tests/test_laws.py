@@ -1,7 +1,7 @@
-"""Every metanetwork on every hazard network: all laws that apply hold.
+"""Every metanetwork on every hazard network, at each of its levels: all laws that apply hold.
 
-A metanetwork is checked once (``report``), each test looks at its rows for one network. What a
-metanetwork cannot do stands in ``BLIND`` with the reason, and is tested to be so.
+A metanetwork is checked once per level (``report``). What a metanetwork cannot do stands in
+``BLIND`` with the reason, and is tested to be so.
 """
 
 from __future__ import annotations
@@ -13,17 +13,33 @@ import pytest
 import torch
 from networks import HAZARDS
 
-from paramgraph.nn import FlatMLP, Metanetwork, NeuralGraphGNN, OperatorMetanetwork, StatNN
-from paramgraph.testing import ExampleNetwork, LawReport, check_metanetwork
+import paramgraph.testing as pt
+from benchmarks.laws import check_chains
+from paramgraph.nn import CONFIGS, FlatMLP, Metanetwork, NeuralGraphGNN, OperatorMetanetwork, StatNN
+from paramgraph.nn.chains import ChainMetanetwork
+from paramgraph.nn.deepsets import DeepSets
+from paramgraph.nn.dmc import DeepMetaClassifier
+from paramgraph.nn.dws import DWSNet
+from paramgraph.nn.nfn import NFN
+from paramgraph.nn.nft import NFT
 
-METANETWORKS: dict[str, Callable[[], Metanetwork]] = {
-    "operator_permutation": lambda: OperatorMetanetwork(2, hidden_dim=8, symmetry="permutation"),
-    "operator_sign": lambda: OperatorMetanetwork(2, hidden_dim=8, symmetry="sign"),
-    "operator_scale": lambda: OperatorMetanetwork(2, hidden_dim=8, symmetry="scale"),
-    "ng_gnn": lambda: NeuralGraphGNN(2, hidden_dim=8, num_layers=3, num_frequencies=16),
+METANETWORKS: dict[str, Callable[..., Metanetwork]] = {
+    "operator_permutation": lambda **o: OperatorMetanetwork(
+        2, hidden_dim=8, symmetry="permutation", **o
+    ),
+    "operator_sign": lambda **o: OperatorMetanetwork(2, hidden_dim=8, symmetry="sign", **o),
+    "operator_scale": lambda **o: OperatorMetanetwork(2, hidden_dim=8, symmetry="scale", **o),
+    "ng_gnn": lambda **o: NeuralGraphGNN(2, hidden_dim=8, num_layers=3, num_frequencies=16, **o),
     # 16 wide: of the 8 ReLUs of a narrower head all but one can be silent for some network.
-    "ng_gnn_linear": lambda: NeuralGraphGNN(2, hidden_dim=16, num_layers=3, num_frequencies=0),
-    "stat_nn": lambda: StatNN(2, hidden_dim=32),
+    "ng_gnn_linear": lambda **o: NeuralGraphGNN(
+        2, hidden_dim=16, num_layers=3, num_frequencies=0, **o
+    ),
+    "dws": lambda **o: DWSNet(2, hidden_dim=8, num_layers=2, **o),
+    "nfn": lambda **o: NFN(2, hidden_dim=8, **o),
+    "nft": lambda **o: NFT(2, hidden_dim=8, **o),
+    "dmc": lambda: DeepMetaClassifier(2, hidden_dim=16),
+    "deep_sets": lambda: DeepSets(2, hidden_dim=32),
+    "stat_nn": lambda: StatNN(2, hidden_dim=32, max_layers=64),
     "flat_mlp": lambda: FlatMLP(2, hidden_dim=32),
 }
 
@@ -31,79 +47,195 @@ METANETWORKS: dict[str, Callable[[], Metanetwork]] = {
 BLIND = {
     ("stat_nn", "wrong permutation"): "statistics of a tensor do not know the order of its entries",
     ("stat_nn", "running statistics"): "only weights and biases are summarised",
+    ("deep_sets", "wrong permutation"): "the set of entries does not say which meet at a neuron",
 }
 
-NETWORKS = [ExampleNetwork(h.name, h.make(), h.example_inputs) for h in HAZARDS]
+# Broken, but not for good: laws that a metanetwork should keep, the networks, and why it does not.
+STATE = "the zeros that a recurrent state starts from count as neurons whose sign is known"
+RMS = "a gain of a norm that can be negated by itself makes the neuron before it look even"
+GAIN = "a factor that is the same for all inputs is lost in the product of neurons"
+FAR = "too deep for an untrained operator: it is seen, but hardly"
+TABLE = "rows of a table have no size that could be compared"
+OPEN: dict[tuple[str, str, str], tuple[set[str], str]] = {
+    ("operator_permutation", "graph", "sensitive"): ({"instance_norm", "prelu"}, GAIN),
+    ("operator_permutation", "graph", "wrong permutation"): ({"instance_norm"}, GAIN),
+    ("operator_sign", "graph", "sign"): ({"rms_norm", "lstm", "gru"}, f"{RMS}; {STATE}"),
+    ("operator_sign", "graph", "sensitive"): ({"instance_norm", "prelu"}, GAIN),
+    ("operator_sign", "graph", "wrong permutation"): (
+        {"instance_norm", "lstm", "gru"},
+        f"{GAIN}; {FAR}",
+    ),
+    ("operator_sign", "neuron", "sign"): ({"lstm"}, STATE),
+    ("operator_sign", "parameter", "sign"): ({"lstm"}, STATE),
+    ("operator_sign", "parameter", "wrong permutation"): ({"lstm"}, FAR),
+    ("operator_scale", "graph", "sign"): ({"rms_norm", "lstm", "gru"}, f"{RMS}; {STATE}"),
+    ("operator_scale", "graph", "sensitive"): (
+        {"instance_norm", "prelu", "vision_transformer", "embedding"},
+        f"{GAIN}; {TABLE}",
+    ),
+    ("operator_scale", "graph", "wrong permutation"): (
+        {"instance_norm", "vision_transformer", "lstm", "embedding"},
+        f"{GAIN}; {TABLE}; {FAR}",
+    ),
+    ("operator_scale", "neuron", "sign"): ({"lstm"}, STATE),
+    ("operator_scale", "neuron", "sensitive"): ({"instance_norm"}, GAIN),
+    ("operator_scale", "neuron", "wrong permutation"): ({"instance_norm"}, GAIN),
+    ("operator_scale", "parameter", "sign"): ({"lstm"}, STATE),
+    ("operator_scale", "parameter", "wrong permutation"): (
+        {"instance_norm", "lstm"},
+        f"{GAIN}; {FAR}",
+    ),
+    ("stat_nn", "graph", "sensitive"): (
+        {"instance_norm", "prelu"},
+        "values of neurons that nothing leads to are not summarised",
+    ),
+}
+
+EXTRA = {
+    *("permute_then_flatten", "preactivation_residual", "batch_norm_without_affine"),
+    *("unused_parameter", "raw_parameters", "raw_and_activated", "dict_output", "width_one"),
+}
+# Where outputs per neuron and per entry can go wrong: one network per kind of edge and of symmetry.
+FEWER = {
+    *("mlp", "projection_skip", "tied", "siren_large_biases", "two_inputs", "grouped_conv"),
+    *("transposed_conv", "instance_norm", "prelu", "concatenation", "vision_transformer", "lstm"),
+    *("embedding", "gated_unit", "group_norm", "square"),
+}
+CHAINS = {
+    *("mlp", "no_bias", "mixed_activations", "strided_cnn", "cnn_1d", "flatten", "tied", "siren"),
+    *("transposed_conv", "cosine", "absolute", "square"),
+    *("permute_then_flatten", "raw_parameters", "width_one", "unused_parameter"),
+}
 
 
 @functools.cache
-def report(metanetwork: str) -> LawReport:
+def networks() -> pt.CapturedNetworks:
+    extra = [pt.ExampleNetwork(h.name, h.make(), h.example_inputs) for h in HAZARDS]
+    return pt.capture_networks(
+        [*pt.hazard_networks(), *(row for row in extra if row.name in EXTRA)]
+    )
+
+
+@functools.cache
+def names(level: str) -> tuple[str, ...]:
+    every = tuple(row.name for row in networks().networks)
+    return every if level == "graph" else tuple(name for name in every if name in FEWER)
+
+
+@functools.cache
+def chosen(level: str) -> pt.CapturedNetworks:
+    every = [row.name for row in networks().networks]
+    return networks().of([every.index(name) for name in names(level)])
+
+
+@functools.cache
+def kind(metanetwork: str) -> type[Metanetwork]:
+    make = METANETWORKS[metanetwork]
+    try:
+        return type(make())
+    except TypeError:  # made for the widths of a chain
+        return type(make(widths=[2, 3, 1]))
+
+
+@functools.cache
+def report(metanetwork: str, level: str) -> pt.LawReport:
     torch.manual_seed(0)
-    return check_metanetwork(METANETWORKS[metanetwork](), NETWORKS)
+    options = {} if level == "graph" else {"level": level}
+    make = functools.partial(METANETWORKS[metanetwork], **options)
+    if issubclass(kind(metanetwork), ChainMetanetwork):
+        return check_chains(make, chosen(level))
+    return pt.check_metanetwork(make(), chosen(level))
 
 
-@pytest.mark.parametrize("network", [hazard.name for hazard in HAZARDS])
-@pytest.mark.parametrize("metanetwork", METANETWORKS)
-def test_all_laws_hold(metanetwork: str, network: str) -> None:
+CASES = [(name, level) for name in METANETWORKS for level in sorted(kind(name).levels)]
+READ_ALL = [case for case in CASES if not issubclass(kind(case[0]), ChainMetanetwork)]
+
+
+@pytest.mark.parametrize(("metanetwork", "level"), CASES)
+def test_all_laws_hold(metanetwork: str, level: str) -> None:
     broken = [
-        f"{metanetwork}: {row}"
-        for row in report(metanetwork).failures
-        if row.network == network and (metanetwork, row.law) not in BLIND
+        f"{metanetwork}, {level}: {row}"
+        for row in report(metanetwork, level).failures
+        if (metanetwork, row.law) not in BLIND
+        and row.network not in OPEN.get((metanetwork, level, row.law), ((), ""))[0]
     ]
     assert not broken, "\n".join(broken)
-    assert any(row.applies for row in report(metanetwork).rows if row.network == network)
+    rows = report(metanetwork, level).of("shape")
+    read = {row.network for row in rows if row.applies}
+    is_chain = issubclass(kind(metanetwork), ChainMetanetwork)
+    assert read == set(names(level)) & (CHAINS if is_chain else set(names(level)))
 
 
 @pytest.mark.parametrize(("metanetwork", "law"), BLIND)
 def test_what_a_baseline_cannot_see_is_reported_as_broken(metanetwork: str, law: str) -> None:
-    applied = [row for row in report(metanetwork).of(law) if row.applies]
+    applied = [row for row in report(metanetwork, "graph").of(law) if row.applies]
     assert applied
     assert all(row.passed is False for row in applied)
 
 
-EVERY = {hazard.name for hazard in HAZARDS}
-WITHOUT_AN_ODD_FUNCTION = EVERY - {
-    *("mixed_activations", "cnn_1d", "siren", "dict_output", "width_one"),  # tanh, softsign, sine
-    *("resnet", "batch_norm", "batch_norm_without_affine"),  # a running mean can be negated
-}
-WITHOUT_RELU = {"batch_norm_without_affine", "layer_norm", "group_norm", "siren", "dict_output"}
-APPLIES = {
-    "permutation": EVERY,
-    "sign": EVERY - WITHOUT_AN_ODD_FUNCTION,
-    "scale": EVERY - WITHOUT_RELU,
-    "batch of one": EVERY,
-    "mixed batch": EVERY,
-    "sensitive": EVERY,
-    "running statistics": {"resnet", "batch_norm", "batch_norm_without_affine"},
-    "wrong permutation": EVERY,
-    "spread": EVERY,
-    "gradient": EVERY,
-    "finite": EVERY,
-    "zero weight": EVERY,
-    "deterministic": EVERY,
-}
+@pytest.mark.parametrize(("metanetwork", "level", "law"), OPEN)
+def test_what_is_mended_is_no_longer_listed_as_open(metanetwork: str, level: str, law: str) -> None:
+    broken = {row.network for row in report(metanetwork, level).failures if row.law == law}
+    assert broken == OPEN[metanetwork, level, law][0]
 
 
-@pytest.mark.parametrize("metanetwork", METANETWORKS)
-def test_laws_apply_to_the_networks_they_should(metanetwork: str) -> None:
+# No function but these is odd: tanh, softsign, sine, none at all, a norm whose mean can be negated,
+# a product, a gain. And those with ReLU, a product or an even power can be scaled.
+WITHOUT_SIGN = {
+    *("mlp", "no_bias", "strided_cnn", "depthwise", "flatten", "residual", "layer_norm"),
+    *("group_norm", "tied", "two_inputs", "grouped_conv", "transposed_conv", "prelu"),
+    *("permute_then_flatten", "preactivation_residual", "unused_parameter", "raw_parameters"),
+    *("raw_and_activated",),
+}
+WITHOUT_SCALE = {
+    *("layer_norm", "group_norm", "siren", "siren_large_biases", "rnn", "lstm", "gru", "cosine"),
+    *("batch_norm_without_affine", "dict_output"),
+}
+WITH_PHASE = {"siren", "siren_large_biases", "cosine"}
+WITH_STATISTICS = {"projection_skip", "batch_norm", "batch_norm_without_affine"}
+
+
+@pytest.mark.parametrize(("metanetwork", "level"), READ_ALL)
+def test_laws_apply_to_the_networks_they_should(metanetwork: str, level: str) -> None:
     """A law that wrongly excuses itself would pass unseen."""
+    every = set(names(level))
+    found = {
+        "permutation": every,
+        "sign": every - WITHOUT_SIGN,
+        "scale": every - WITHOUT_SCALE,
+        "phase": every & WITH_PHASE,
+    }
     promised = METANETWORKS[metanetwork]().promised_symmetries()
-    expected = dict(APPLIES)
-    for symmetry in {"permutation", "sign", "scale"} - promised:
-        expected[symmetry] = set()
+    symmetries = {law: found[law] if law in promised else set() for law in found}
+    counts = [name for law in symmetries for name in symmetries[law]]
+    expected = {law: every for law in pt.LAW_NAMES} | symmetries
+    expected["running statistics"] = every & WITH_STATISTICS
+    expected["combined"] = {name for name in every if counts.count(name) > 1}
+    for (name, at, law), (where, _) in OPEN.items():
+        if (name, at) == (metanetwork, level) and law in symmetries:
+            expected["combined"] -= where  # one of its parts is broken by itself
     if metanetwork == "flat_mlp":
         expected["mixed batch"] = set()  # it reads one architecture
-    rows = report(metanetwork).rows
-    assert {row.law for row in rows} == set(APPLIES)
-    for law, names in expected.items():
-        assert {row.network for row in rows if row.law == law and row.applies} == names, law
-        assert len(report(metanetwork).of(law)) == len(HAZARDS)
+    rows = report(metanetwork, level).rows
+    assert {row.law for row in rows} == set(pt.LAW_NAMES)
+    for law, where in expected.items():
+        assert {row.network for row in rows if row.law == law and row.applies} == where, law
+        assert len(report(metanetwork, level).of(law)) == len(every)
 
 
 def test_promises_are_those_of_the_options() -> None:
-    promised = {name: make().promised_symmetries() for name, make in METANETWORKS.items()}
+    promised = {
+        name: METANETWORKS[name]().promised_symmetries()
+        for name in METANETWORKS
+        if not issubclass(kind(name), ChainMetanetwork)
+    }
     assert promised["operator_permutation"] == {"permutation"}
-    assert promised["operator_sign"] == {"permutation", "sign"}
-    assert promised["operator_scale"] == {"permutation", "sign", "scale"}
+    assert promised["operator_sign"] == {"permutation", "sign", "phase"}
+    assert promised["operator_scale"] == {"permutation", "sign", "scale", "phase"}
     assert promised["ng_gnn"] == promised["stat_nn"] == {"permutation"}
-    assert promised["flat_mlp"] == frozenset()
+    assert promised["flat_mlp"] == promised["dmc"] == frozenset()
+
+
+def test_every_named_metanetwork_is_checked() -> None:
+    checked = {kind(name) for name in METANETWORKS}
+    assert {made for made, _ in CONFIGS.values()} <= checked
