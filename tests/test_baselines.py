@@ -61,6 +61,16 @@ def test_laws_hold_on_chains(kind: str, name: str) -> None:
     assert row.error < 1e-10
 
 
+@pytest.mark.parametrize("name", ["mlp", "strided_cnn", "tied"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_laws_hold_for_outputs_per_entry(kind: str, name: str) -> None:
+    (example,) = [row for row in hazard_networks() if row.name == name]
+    options = chain_options(pg.capture(example.network, example.example_inputs))
+    report = check_metanetwork(small(kind, **options, level="parameter"), [example])
+    assert report.passed, str(report)
+    assert all(row.applies for row in report.of("permutation"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_laws_hold_on_one_layer(kind: str) -> None:
     """Nothing is permuted, and with HNP and DWS all axes stand in the channels."""

@@ -145,6 +145,7 @@ class ChainMetanetwork(Metanetwork):
     layer has none). Subclasses turn them into features (``encode``) and set ``head``, which reads
     their means, or at level ``"parameter"`` ``last``, which maps them to
     ``[B, *axes, num_positions * out_dim]``, and biases to ``[B, receivers, out_dim]``.
+    Activations are not read: networks that differ in them alone get the same prediction.
 
     Args:
         out_dim: Number of outputs.
