@@ -40,7 +40,7 @@ class EdgeEncoder(EdgeLift):
         kind_embedding: Add a learned vector per kind of edge (not in the paper).
 
     References:
-        Kofinas et al. 2024, section 2 and appendix D; methods 1.1 "input lift", "edge direction".
+        Kofinas et al. 2024, section 2 (edge directions) and appendix D (Fourier features).
     """
 
     def __init__(

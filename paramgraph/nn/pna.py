@@ -15,7 +15,7 @@ __all__ = ["Edges", "NetworkNorm", "PNALayer", "edge_mean", "in_degrees"]
 
 
 class NetworkNorm(nn.Module):
-    """Layer norm over all neurons and channels of one network, never over the batch (defect D1).
+    """Layer norm over all neurons and channels of one network, never over the batch.
 
     Args:
         dim: Number of channels.
