@@ -1,7 +1,7 @@
 """Every metanetwork on every hazard network, at each of its levels: all laws that apply hold.
 
-A metanetwork is checked once per level (``report``). What a metanetwork cannot do stands in
-``BLIND`` with the reason, and is tested to be so.
+A metanetwork is checked once per level (``report``). What it cannot do stands in ``BLIND`` with the
+reason (from ``benchmarks.laws``, whose document shows it), and is tested to be so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from networks import HAZARDS
 
 import paramgraph.testing as pt
-from benchmarks.laws import check_chains
+from benchmarks.laws import OUT_OF_REACH, check_chains
 from paramgraph.nn import CONFIGS, FlatMLP, Metanetwork, NeuralGraphGNN, OperatorMetanetwork, StatNN
 from paramgraph.nn.chains import ChainMetanetwork
 from paramgraph.nn.deepsets import DeepSets
@@ -41,13 +41,6 @@ METANETWORKS: dict[str, Callable[..., Metanetwork]] = {
     "deep_sets": lambda: DeepSets(2, hidden_dim=32),
     "stat_nn": lambda: StatNN(2, hidden_dim=32, max_layers=64),
     "flat_mlp": lambda: FlatMLP(2, hidden_dim=32),
-}
-
-# Laws that a metanetwork cannot keep, and why.
-BLIND = {
-    ("stat_nn", "wrong permutation"): "statistics of a tensor do not know the order of its entries",
-    ("stat_nn", "running statistics"): "only weights and biases are summarised",
-    ("deep_sets", "wrong permutation"): "the set of entries does not say which meet at a neuron",
 }
 
 # Broken, but not for good: laws that a metanetwork should keep, the networks, and why it does not.
@@ -147,6 +140,13 @@ def report(metanetwork: str, level: str) -> pt.LawReport:
     return pt.check_metanetwork(make(), chosen(level))
 
 
+# Laws that a metanetwork cannot keep, and why.
+BLIND = {
+    (name, law): why
+    for name in METANETWORKS
+    for (made, law), why in OUT_OF_REACH.items()
+    if kind(name).__name__ == made
+}
 CASES = [(name, level) for name in METANETWORKS for level in sorted(kind(name).levels)]
 READ_ALL = [case for case in CASES if not issubclass(kind(case[0]), ChainMetanetwork)]
 
@@ -234,6 +234,10 @@ def test_promises_are_those_of_the_options() -> None:
     assert promised["operator_scale"] == {"permutation", "sign", "scale", "phase"}
     assert promised["ng_gnn"] == promised["stat_nn"] == {"permutation"}
     assert promised["flat_mlp"] == promised["dmc"] == frozenset()
+
+
+def test_what_is_out_of_reach_is_that_of_a_metanetwork_that_is_checked() -> None:
+    assert {made for made, _ in OUT_OF_REACH} == {kind(name).__name__ for name, _ in BLIND}
 
 
 def test_every_named_metanetwork_is_checked() -> None:
