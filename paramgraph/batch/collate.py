@@ -1,4 +1,4 @@
-"""Networks to a batch: merge equal architectures, lay out, stack the weights."""
+"""Networks to a batch: merge equal architectures (structure and function), lay out, stack the weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def collate(
         _check_tensor(graph, values.neurons[0], like)
         rows = torch.arange(count, count + values.num_networks)
         count += values.num_networks
-        entry = merged.setdefault(graph.signature, (graph, [], []))
+        entry = merged.setdefault(graph.function_key, (graph, [], []))
         entry[1].append(values)
         entry[2].append(rows)
     if not count:

@@ -127,6 +127,28 @@ def _zeros(step: Step, args: dict[str, Any]) -> Tensor:
     return torch.zeros(args.get("size", like.shape), dtype=dtype or like.dtype, device=device)
 
 
+def _batch_norm(step: Step, args: dict[str, Any]) -> Any:
+    """Running statistics as weights like any other: PyTorch gives them no gradient."""
+    if args.get("training") or args.get("running_mean") is None:
+        return _call(step, args)
+    value: Tensor = args.get("input", args.get("self"))
+    shape = (-1, *[1] * (value.ndim - 2))
+    epsilon = args.get("eps", args.get("epsilon"))
+    scale = (args["running_var"] + epsilon).rsqrt()
+    if args.get("weight") is not None:
+        scale = scale * args["weight"]
+    value = (value - args["running_mean"].reshape(shape)) * scale.reshape(shape)
+    return value if args.get("bias") is None else value + args["bias"].reshape(shape)
+
+
+def _weight_norm(step: Step, args: dict[str, Any]) -> Tensor:
+    """``g v / |v|`` (PyTorch does not vectorise it over networks)."""
+    value: Tensor = args["v"]
+    axes = [axis for axis in range(value.ndim) if axis != args["dim"]]
+    result: Tensor = value * (args["g"] / value.square().sum(axes, keepdim=True).sqrt())
+    return result
+
+
 def _rewritten(step: Step, args: dict[str, Any]) -> Tensor:
     """A view after its memory was written through another view."""
     before, source, (own, written) = args["self"], args["source"], args["windows"]
@@ -166,6 +188,9 @@ _SPECIAL: dict[str, Callable[[Step, dict[str, Any]], Any]] = {
     **dict.fromkeys(("view", "_unsafe_view", "_reshape_alias"), _reshaped),
     **dict.fromkeys(("empty", "new_empty", "empty_like"), _zeros),
     **dict.fromkeys(("empty_strided", "new_empty_strided"), _zeros),
+    **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit"), _batch_norm),
+    **dict.fromkeys(("_native_batch_norm_legit_no_training", "cudnn_batch_norm"), _batch_norm),
+    "_weight_norm_interface": _weight_norm,
     "_to_copy": _converted,
     "copy": _copied,
     ALIASED: _rewritten,
