@@ -314,7 +314,7 @@ def _refused(reports: Mapping[Subject, LawReport]) -> list[str]:
         if refused:
             names = ", ".join(row.network for row in refused)
             said = refused[0].note.removeprefix("refused: ")
-            lines.append(f'- {subject.title}, {len(refused)} networks: {names}. "{said}"')
+            lines.append(f'- {subject.title}, on {names}: "{said}"')
     if not lines:
         return []
     text = "What a metanetwork was not made for it refuses; the message is that for the first one."
