@@ -1,4 +1,4 @@
-"""Networks to a batch: merge equal architectures (structure and function), lay out, stack the weights."""
+"""Networks to a batch: merge those of one structure and function, lay out, stack the weights."""
 
 from __future__ import annotations
 

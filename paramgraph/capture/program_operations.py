@@ -131,13 +131,14 @@ def _batch_norm(step: Step, args: dict[str, Any]) -> Any:
     """Running statistics as weights like any other: PyTorch gives them no gradient."""
     if args.get("training") or args.get("running_mean") is None:
         return _call(step, args)
-    value: Tensor = args.get("input", args.get("self"))
+    value: Tensor = args["input"]
     shape = (-1, *[1] * (value.ndim - 2))
     epsilon = args.get("eps", args.get("epsilon"))
     scale = (args["running_var"] + epsilon).rsqrt()
     if args.get("weight") is not None:
         scale = scale * args["weight"]
-    value = (value - args["running_mean"].reshape(shape)) * scale.reshape(shape)
+    mean: Tensor = args["running_mean"]
+    value = (value - mean.reshape(shape)) * scale.reshape(shape)
     return value if args.get("bias") is None else value + args["bias"].reshape(shape)
 
 

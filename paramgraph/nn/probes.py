@@ -18,18 +18,18 @@ from paramgraph.graph import ParamGraph
 __all__ = ["Generator", "ProbeEncoder", "ProbePoints", "answers"]
 
 Generator = Literal["free", "deep-linear"]
-"""How probes are made: each number learned by itself, or a product of matrices of latent vectors."""
+"""How probes are made: every number is learned by itself, or two linear maps make them."""
 
 
 class ProbePoints(nn.Module):
     """M learned inputs for networks of any architecture.
 
-    A probe is a function ``p(c, x)`` of the channel c (which input neuron) and the position x (pixel,
-    token), so that one set serves inputs of all shapes, at any resolution:
-    ``p(c, x) = table[c] + sum_k waves[c, k] * (cos(f_k x + a_k) - cos(a_k))``, x from -1 to 1 on each
-    axis, 0 where there is one position. Channels beyond the table begin anew at another x. Inputs of
-    whole numbers (token ids, masks) cannot be learned: they are fixed random draws, from the rows
-    of the table that they are looked up in, or between the extremes of the example inputs.
+    A probe is a function ``p(c, x)`` of the channel c (which input neuron) and the position x
+    (pixel, token), so that one set serves inputs of all shapes, at any resolution:
+    ``p(c, x) = table[c] + sum_k waves[c, k] * (cos(f_k x + a_k) - cos(a_k))``, x from -1 to 1 on
+    each axis, 0 where there is one position. Channels beyond the table begin anew at another x.
+    Inputs of whole numbers (token ids, masks) cannot be learned: they are fixed random draws, from
+    the rows of the table that they are looked up in, or between the extremes of the example inputs.
 
     Args:
         num_probes: Number of probes M.
@@ -86,12 +86,11 @@ class ProbePoints(nn.Module):
         else:
             self.latent = nn.Parameter(torch.randn(num_probes, latent_dim))
             num_made = num_channels * (1 + num_waves)
-            self.maps = nn.Sequential(
-                nn.Linear(latent_dim, latent_dim), nn.Linear(latent_dim, num_made)
-            )
+            first, second = nn.Linear(latent_dim, latent_dim), nn.Linear(latent_dim, num_made)
+            self.maps = nn.Sequential(first, second)
             with torch.no_grad():  # what it makes is as large as free points
-                nn.init.orthogonal_(self.maps[0].weight)
-                made = self.maps[1].weight.view(num_channels, 1 + num_waves, latent_dim)
+                nn.init.orthogonal_(first.weight)
+                made = second.weight.view(num_channels, 1 + num_waves, latent_dim)
                 made.normal_(std=(3 * latent_dim) ** -0.5)
                 made[:, 1:] *= wave_size
         # Fixed, for the axes (turn of the table, three positions): slow to fast, all directions.
@@ -108,7 +107,7 @@ class ProbePoints(nn.Module):
             program: Of the network.
             dtype: Of the inputs that are not whole numbers.
         """
-        inputs = []
+        inputs: list[Tensor] = []
         channel = 0
         for row, shape in zip(program.inputs, program.input_shapes, strict=True):
             if row.dtype.is_floating_point or row.dtype.is_complex:

@@ -137,7 +137,8 @@ class ProbingMetanetwork(Metanetwork):
                 )
             read: Tensor = nn.functional.silu(self.first(answered.flatten(1)))
             return read
-        assert self.identity is not None and self.mix is not None
+        assert self.identity is not None
+        assert self.mix is not None
         number = torch.arange(answered.shape[1], device=answered.device)
         told = identity_vectors(self.identity, number)
         mixed: Tensor = self.mix(nn.functional.silu(self.first(answered) + told))
