@@ -122,6 +122,19 @@ def test_captured_networks_are_drawn_once_and_give_the_same_report() -> None:
     assert [row.error for row in first.rows] != [row.error for row in again.rows]
 
 
+def test_a_tensor_that_the_function_does_not_depend_on_need_not_be_seen() -> None:
+    """A bias before a norm, and a bias of keys, which softmax takes out again."""
+    rows = [row for row in pt.hazard_networks() if row.name in ("instance_norm", "attention")]
+    for network, dead in zip(
+        pt.capture_networks(rows).networks, ("0.bias", "key.bias"), strict=True
+    ):
+        trained = {row.name for row in network.graph.parameters if not row.is_buffer}
+        names = network.sample(frozenset({"permutation"})).names
+        assert set(names["sensitive"]) == trained - {dead}
+        assert dead not in names["wrong permutation"]
+        assert len(names["wrong permutation"]) >= 5
+
+
 def test_the_law_of_all_symmetries_says_which_one_is_broken_by_itself() -> None:
     metanetwork = Broken(sound, "permutation", "permutation", "sign")
     report = pt.check_metanetwork(metanetwork, example_networks())

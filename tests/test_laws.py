@@ -22,6 +22,7 @@ from paramgraph.nn.dmc import DeepMetaClassifier
 from paramgraph.nn.dws import DWSNet
 from paramgraph.nn.nfn import NFN
 from paramgraph.nn.nft import NFT
+from paramgraph.nn.probing import ProbingMetanetwork
 
 METANETWORKS: dict[str, Callable[..., Metanetwork]] = {
     "operator_permutation": lambda **o: OperatorMetanetwork(
@@ -37,6 +38,7 @@ METANETWORKS: dict[str, Callable[..., Metanetwork]] = {
     "dws": lambda **o: DWSNet(2, hidden_dim=8, num_layers=2, **o),
     "nfn": lambda **o: NFN(2, hidden_dim=8, **o),
     "nft": lambda **o: NFT(2, hidden_dim=8, **o),
+    "probing": lambda: ProbingMetanetwork(2, hidden_dim=16, num_probes=32, num_channels=8),
     "dmc": lambda: DeepMetaClassifier(2, hidden_dim=16),
     "deep_sets": lambda: DeepSets(2, hidden_dim=32),
     "stat_nn": lambda: StatNN(2, hidden_dim=32, max_layers=64),
@@ -232,6 +234,7 @@ def test_promises_are_those_of_the_options() -> None:
     assert promised["operator_permutation"] == {"permutation"}
     assert promised["operator_sign"] == {"permutation", "sign", "phase"}
     assert promised["operator_scale"] == {"permutation", "sign", "scale", "phase"}
+    assert promised["probing"] == {"permutation", "sign", "scale", "phase"}
     assert promised["ng_gnn"] == promised["stat_nn"] == {"permutation"}
     assert promised["flat_mlp"] == promised["dmc"] == frozenset()
 

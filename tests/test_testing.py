@@ -272,6 +272,22 @@ def test_a_report_shows_the_worst_network_and_every_broken_row() -> None:
     assert report.laws == ("scale", "sign", "sensitive")
 
 
+def test_a_report_fits_the_terminal_and_names_each_law_and_network() -> None:
+    names = [f"network_{number}" for number in range(30)]
+    rows = [pt.LawRow("scale", name, 0.5, 1e-8, "a long note, " * 12) for name in names]
+    rows += [
+        pt.LawRow(law, "odd_one", None, 0.0, "refused: " + "word " * 40) for law in pt.LAW_NAMES
+    ]
+    text = str(pt.LawReport("Mine", tuple(rows)))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) < 60
+    assert all(name in text for name in [*names, "odd_one", *pt.LAW_NAMES])
+    assert "scale also on 26 others: network_4, network_5" in " ".join(text.split())
+    assert text.count("refused") == 1
+    assert "all laws on odd_one: refused" in text
+
+
 def test_a_report_refuses_a_law_that_it_does_not_have() -> None:
     report = pt.LawReport("Mine", (pt.LawRow("scale", "small", 0.0, 1.0),))
     with pytest.raises(KeyError, match=r"no law 'scales' in the report; it has \('scale',\)"):

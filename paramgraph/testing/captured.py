@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from paramgraph.batch import GraphBatch, collate
 from paramgraph.capture import capture
+from paramgraph.capture.verify import Probe
 from paramgraph.graph import ParamGraph
 from paramgraph.testing.draws import StateDict, double_state, other_weights
 from paramgraph.testing.hazards import ExampleNetwork
@@ -27,19 +29,33 @@ class CapturedNetwork:
         graph: Its structure.
         state: Its weights in float64.
         seed: Of all draws.
+        probe: Runs the network with other weights.
     """
 
     name: str
     graph: ParamGraph
     state: StateDict
     seed: int
+    probe: Probe
     _samples: dict[frozenset[str], Sample] = field(default_factory=dict)
 
     def sample(self, promised: frozenset[str]) -> Sample:
         """Everything of this architecture that laws compare, in one batch; drawn once."""
         if promised not in self._samples:
-            self._samples[promised] = Sample.draw(self.graph, self.state, promised, self.seed)
+            self._samples[promised] = Sample.draw(self, promised)
         return self._samples[promised]
+
+    def computes_the_same(self, state: StateDict) -> bool:
+        """Whether the network computes the same function with other weights (on its inputs)."""
+        largest = max(float(out.abs().max()) for out in self._function)
+        return all(
+            float((one - two).abs().max()) <= self.probe.tolerance * largest
+            for one, two in zip(self._function, self.probe.outputs(state), strict=True)
+        )
+
+    @cached_property
+    def _function(self) -> list[Tensor]:
+        return self.probe.outputs(self.state)
 
     @cached_property
     def mate(self) -> StateDict:
@@ -143,5 +159,6 @@ def capture_networks(networks: Sequence[ExampleNetwork], *, seed: int = 0) -> Ca
         graph = capture(network, inputs)
         generator = torch.Generator().manual_seed(seed)
         state = other_weights(graph, double_state(network), generator)
-        captured.append(CapturedNetwork(name, graph, state, seed))
+        probe = Probe(network, graph, inputs)
+        captured.append(CapturedNetwork(name, graph, state, seed, probe))
     return CapturedNetworks(tuple(captured), seed)

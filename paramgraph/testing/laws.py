@@ -34,6 +34,10 @@ def _deterministic(case: Case) -> Measured:
 # ---------------------------------------------------------------------------------- sensitivity
 
 
+_NO_TENSOR = "the network has no such tensors that its function depends on"
+_NO_MOVE = "no tensor can be permuted so that the function is another one"
+
+
 def _one_tensor(case: Case, law: str, why: str, changes: Sequence[float]) -> Measured:
     names = case.sample.names[law]
     if not names:
@@ -43,12 +47,12 @@ def _one_tensor(case: Case, law: str, why: str, changes: Sequence[float]) -> Mea
 
 def _sensitive(case: Case) -> Measured:
     changes = case.changes("sensitive")
-    return _one_tensor(case, "sensitive", "the network has no such tensors", changes)
+    return _one_tensor(case, "sensitive", _NO_TENSOR, changes)
 
 
 def _running_statistics(case: Case) -> Measured:
     changes = case.changes("running statistics")
-    return _one_tensor(case, "running statistics", "the network has no such tensors", changes)
+    return _one_tensor(case, "running statistics", _NO_TENSOR, changes)
 
 
 def _wrong_permutation(case: Case) -> Measured:
@@ -57,7 +61,7 @@ def _wrong_permutation(case: Case) -> Measured:
     before = case.ordered(case.outputs[0])
     rows = case.ordered(case.outputs[case.sample.rows[law]])
     changes = [case.change(before, row) for row in rows]
-    return _one_tensor(case, law, "the network has no neurons to permute", changes)
+    return _one_tensor(case, law, _NO_MOVE, changes)
 
 
 def _spread(case: Case) -> Measured:

@@ -55,10 +55,10 @@ def check_metanetwork(
     | combined | the same with all promised symmetries at once |
     | batch of one | alone or among networks of its architecture: the same output |
     | mixed batch | with or without other architectures, in any order: the same output |
-    | sensitive | a change of any one trained tensor must change the output |
-    | running statistics | a change of any one running statistic must change the output |
+    | sensitive | other values in any one trained tensor must change the output |
+    | running statistics | other values in any one running statistic must change the output |
     | wrong permutation | moving any one tensor alone, no symmetry, must change the output (whose |
-    | | numbers are compared in any order) |
+    | | numbers are compared in any order); these three where the network's function changes |
     | spread | over networks of other weights, the output deviates by more than 1/1000 of its size |
     | gradient | the gradient with respect to the weights equals finite differences |
     | finite, zero weight | outputs and gradients are finite in float32, with all weights 0 too |

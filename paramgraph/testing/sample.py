@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -51,6 +52,25 @@ def symmetry_kinds(graph: ParamGraph, promised: frozenset[str]) -> dict[str, tup
     return laws
 
 
+class Network(Protocol):
+    """What a sample is drawn for."""
+
+    @property
+    def graph(self) -> ParamGraph:
+        """Its structure."""
+
+    @property
+    def state(self) -> StateDict:
+        """Its weights."""
+
+    @property
+    def seed(self) -> int:
+        """Of all draws."""
+
+    def computes_the_same(self, state: StateDict) -> bool:
+        """Whether other weights give the same function."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """A batch whose first network is the one that is checked.
@@ -80,15 +100,14 @@ class Sample:
         return self._moves[law, level]
 
     @staticmethod
-    def draw(graph: ParamGraph, state: StateDict, promised: frozenset[str], seed: int) -> Sample:
-        """Draw everything.
+    def draw(network: Network, promised: frozenset[str]) -> Sample:
+        """Draw everything; each law has the same draws whatever the others are.
 
         Args:
-            graph: The architecture.
-            state: Weights of the network that is checked.
+            network: The network that is checked.
             promised: What the metanetwork promises.
-            seed: Each law has the same draws whatever the others are.
         """
+        graph, state, seed = network.graph, network.state, network.seed
         states: list[StateDict] = [state]
         rows: dict[str, slice] = {}
 
@@ -112,8 +131,11 @@ class Sample:
         names = {}
 
         def add_replaced(name: str, layouts: list[ParameterLayout], other: StateDict) -> None:
-            names[name] = tuple(layout.name for layout in layouts)
-            add(name, [_replaced(state, layout, other) for layout in layouts])
+            # A bias that a norm takes out again need not be seen.
+            found = {layout.name: _replaced(state, layout, other) for layout in layouts}
+            found = {row: new for row, new in found.items() if not network.computes_the_same(new)}
+            names[name] = tuple(found)
+            add(name, list(found.values()))
 
         trained = [row for row in graph.parameters if not row.is_buffer]
         add_replaced("sensitive", trained, others[0])
