@@ -30,6 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "activation_embedding": False,
         "kind_embedding": False,
     },
+    "probes": {"num_probes": 3},
+    "probes, parameters": {"num_probes": 3, "level": "parameter", "schedule": "forward"},
     "neurons": {"level": "neuron"},
     "neurons, data flow": {"level": "neuron", "schedule": "forward"},
     "parameters": {"level": "parameter"},

@@ -40,6 +40,11 @@ CNN_ZOO = {
     "max_outputs": 10,
     "num_activations": 7,
 }
+INR_PROBES: dict[str, Any] = {
+    **INR,
+    "num_probes": 64,
+    "probe_options": {"num_layers": 4, "std": False, "num_channels": 2, "num_waves": 0},
+}
 WILD_PARK = {
     **CNN_ZOO,
     "hidden_dim": 64,
@@ -74,7 +79,12 @@ def of(network: nn.Module, *shape: int) -> GraphBatch:
 
 @pytest.mark.parametrize(
     ("options", "out_dim", "published"),
-    [(INR, 10, 92_010), (CNN_ZOO, 1, 5_587_969), (WILD_PARK, 1, 369_025)],
+    [
+        (INR, 10, 92_010),
+        (INR_PROBES, 10, 100_714),
+        (CNN_ZOO, 1, 5_587_969),
+        (WILD_PARK, 1, 369_025),
+    ],
 )
 def test_parameter_counts_are_the_published_ones(
     options: dict[str, Any], out_dim: int, published: int
@@ -179,6 +189,41 @@ def test_kernels_beyond_the_largest_are_refused() -> None:
 
 
 # --- one option each
+
+
+def test_answers_to_probes_are_added_to_the_values_of_neurons() -> None:
+    batch = batch_of("mlp", "siren")
+    torch.manual_seed(0)
+    m = NeuralGraphGNN(1, hidden_dim=8, num_probes=4, position_embedding=False).double()
+    encoder = m.neuron_encoder
+    assert encoder.probes is not None
+    with torch.no_grad():
+        answers = encoder.probes(batch)
+        told = encoder(batch, m.standardizer)
+        encoder.probes = None
+        plain = encoder(batch, m.standardizer)
+    assert float(answers.abs().amax(1).min()) > 1e-3
+    torch.testing.assert_close(told - plain, answers @ encoder.map.weight.T, rtol=0, atol=1e-10)
+
+
+def test_probes_start_as_inputs_not_as_weights() -> None:
+    """The start of linear maps does not touch the maps that make probes."""
+    m = NeuralGraphGNN(1, num_probes=4, probe_options={"generator": "deep-linear"})
+    probes = m.neuron_encoder.probes
+    assert probes is not None
+    assert probes.points.maps is not None
+    first = probes.points.maps[0].weight
+    assert isinstance(first, Tensor)
+    assert torch.allclose(first @ first.T, torch.eye(len(first)), atol=1e-5)
+
+
+def test_networks_that_cannot_be_run_are_refused_with_probes_only() -> None:
+    batch = batch_of("mlp")
+    graph = replace(batch.parts[0].graph, program="it is a test")
+    batch = pg.collate([(graph, batch.parts[0].values)])
+    assert NeuralGraphGNN(1).double()(batch).shape == (1, 1)
+    with pytest.raises(pg.BatchError, match=r"cannot probe .* \(it is a test\)"):
+        NeuralGraphGNN(1, num_probes=2).double()(batch)
 
 
 @pytest.mark.parametrize("max_kernel", [None, (3, 3)])

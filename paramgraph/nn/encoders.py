@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from paramgraph.batch import GraphBatch
 from paramgraph.nn.edge_lift import EdgeLift
 from paramgraph.nn.identities import identity_vectors
 from paramgraph.nn.magnitudes import log_magnitudes
+from paramgraph.nn.probes import ProbeEncoder
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.structure import Activation, EdgeKind
 
@@ -169,6 +172,7 @@ class NeuronEncoder(nn.Module):
             papers; without it, norms must be learned through message passing).
         num_probes: Learned inputs that all networks are run on; what a neuron answers is added to
             its values. 0 runs nothing.
+        probe_options: Further arguments of ``ProbeEncoder``.
 
     References:
         Kofinas et al. 2024, section 2.
@@ -191,6 +195,7 @@ class NeuronEncoder(nn.Module):
         activation_embedding: bool = True,
         magnitudes: bool = False,
         num_probes: int = 0,
+        probe_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
@@ -209,14 +214,14 @@ class NeuronEncoder(nn.Module):
         if activation_embedding:
             self.activation = nn.Embedding(num_activations or len(Activation), dim)
         self.magnitudes = nn.Linear(4, dim) if magnitudes else None
-        self.probes: nn.Module | None = None
-        if num_probes:
-            from paramgraph.nn.probes import ProbeEncoder
-
-            self.probes = ProbeEncoder(num_probes, dim)
+        self.probes = ProbeEncoder(num_probes, dim, **(probe_options or {})) if num_probes else None
 
     def forward(self, batch: GraphBatch, standardizer: Standardizer) -> Tensor:
-        """Features ``[N, dim]``."""
+        """Features ``[N, dim]``.
+
+        Raises:
+            BatchError: With probes, a network cannot be run.
+        """
         values = standardizer.neurons(batch)
         if self.num_frequencies:
             # Absent values are 0: they add nothing to the phase.

@@ -9,8 +9,8 @@ that nobody reads are not computed. Weights of both directions share one dense b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from paramgraph.nn.heads import EntryHead
 from paramgraph.nn.metanetwork import Level, Metanetwork
 from paramgraph.nn.neuron_memory import OrderedPNALayer
 from paramgraph.nn.pna import Edges, PNALayer, edge_mean, in_degrees
+from paramgraph.nn.probes import ProbePoints
 from paramgraph.nn.readouts import GraphReadout
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.nn.virtual_neurons import with_virtual_neurons
@@ -60,7 +61,9 @@ class NeuralGraphGNN(Metanetwork):
         linear_as_conv: Lift plain matrices as kernels of one element, or by maps of their own.
         max_kernel: Rows and columns of the largest kernel, as in the paper, which pads kernels with
             zeros; larger ones are refused. ``None`` reads kernels of any size.
-        num_probes: Learned inputs that every network is run on, see ``ProbeEncoder``.
+        num_probes: Learned inputs that every network is run on; what its neurons answer is added to
+            their values.
+        probe_options: Further arguments of ``ProbeEncoder``.
         schedule: ``"parallel"`` updates all neurons at once. ``"forward"`` visits the levels in the
             order of data flow (and back, with ``reverse_edges``), with gated memories of neurons in
             place of norm and dropout, see ``OrderedPNALayer``.
@@ -111,6 +114,7 @@ class NeuralGraphGNN(Metanetwork):
         linear_as_conv: bool = True,
         max_kernel: tuple[int, int] | None = None,
         num_probes: int = 0,
+        probe_options: Mapping[str, Any] | None = None,
         schedule: str = "parallel",
         max_inputs: int = 256,
         max_outputs: int = 256,
@@ -138,6 +142,7 @@ class NeuralGraphGNN(Metanetwork):
             activation_embedding=activation_embedding,
             magnitudes=magnitudes,
             num_probes=num_probes,
+            probe_options=probe_options,
         )
         self.edge_encoder = EdgeEncoder(
             hidden_dim,
@@ -182,7 +187,7 @@ class NeuralGraphGNN(Metanetwork):
                 nn.ReLU(),
                 nn.Linear(hidden_dim, out_dim),
             )
-        self.apply(_start_at_unit_scale)
+        _start_at_unit_scale(self)
         if level == "parameter":  # has a start of its own
             self.entries = EntryHead(hidden_dim, hidden_dim, out_dim)
 
@@ -213,7 +218,7 @@ class NeuralGraphGNN(Metanetwork):
 
         Raises:
             BatchError: With ``readout="outputs"``, a network has another number of outputs; with
-                ``max_kernel``, a kernel is larger.
+                ``max_kernel``, a kernel is larger; with probes, a network cannot be run.
         """
         if self.entries is not None:
             neurons, edges = self._pass_messages(batch)
@@ -267,6 +272,10 @@ def _start_at_unit_scale(module: nn.Module) -> None:
     With PyTorch's defaults every linear map shrinks its input by a third and the embeddings drown
     what the weights say: on INRs nothing was learned in 3 epochs, with this start 24 % in 4.
     """
+    if isinstance(module, ProbePoints):  # inputs of networks have a scale of their own
+        return
+    for child in module.children():
+        _start_at_unit_scale(child)
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
