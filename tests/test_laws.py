@@ -1,7 +1,7 @@
 """Every metanetwork on every hazard network, at each of its levels: all laws that apply hold.
 
 A metanetwork is checked once per level (``report``). What it cannot do stands in ``BLIND`` with the
-reason (from ``benchmarks.laws``, whose document shows it), and is tested to be so.
+reason (from ``benchmarks.laws_subjects``, the document shows it), and is tested to be so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from networks import HAZARDS
 
 import paramgraph.testing as pt
-from benchmarks.laws import OUT_OF_REACH, check_chains
+from benchmarks.laws_subjects import OUT_OF_REACH, check_chains
 from paramgraph.nn import CONFIGS, FlatMLP, Metanetwork, NeuralGraphGNN, OperatorMetanetwork, StatNN
 from paramgraph.nn.chains import ChainMetanetwork
 from paramgraph.nn.deepsets import DeepSets

@@ -8,7 +8,8 @@ import pytest
 
 import paramgraph.testing as pt
 from benchmarks import laws
-from benchmarks.laws import Subject, markdown, subjects, unexplained
+from benchmarks.laws_document import markdown
+from benchmarks.laws_subjects import Subject, subjects, unexplained
 from paramgraph.nn import CONFIGS
 from paramgraph.nn.chains import ChainMetanetwork
 
