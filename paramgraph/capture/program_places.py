@@ -134,27 +134,25 @@ def _match(
     left = [(i, j, factor) for i, axis in enumerate(axes) for j, factor in enumerate(axis)]
     found: list[tuple[int, int]] = []
     for factor in factors:
-        if size_of(factor) == 1:
+        if (size := size_of(factor)) == 1:
             continue
         leaf = loom.leaf(factor)
-        fits = [item for item in left if leaf is not None and loom.leaf(item[2]) is leaf]
+        alike = [item for item in left if size_of(item[2]) == size]
+        fits = [item for item in alike if leaf is not None and loom.leaf(item[2]) is leaf]
         if not fits and leaf is not None and loom.is_free(leaf):
             return None
         if not fits:
             # Neurons that keep their order may stand there as positions, the last ones first;
             # the first axis counts the samples.
-            fits = [
-                item
-                for item in reversed(left)
-                if item[0] > 0
-                and loom.leaf(item[2]) is None
-                and size_of(item[2]) == size_of(factor)
-            ]
+            order = [item for item in reversed(alike) if item[0] > 0]
+            fits = [item for item in order if loom.leaf(item[2]) is None]
         if not fits:
             return None
         left.remove(fits[0])
         found.append(fits[0][:2])
-    return tuple(found)
+    # A mean over neurons that are permuted or rescaled by themselves would not be theirs.
+    rest = [leaf for *_, factor in left if (leaf := loom.leaf(factor)) is not None]
+    return None if any(map(loom.is_free, rest)) else tuple(found)
 
 
 def sample_factor(
