@@ -121,12 +121,30 @@ class RunLayout:
             like: Nodes ``[N, d]``.
             to_senders: Sum at the nodes that the edges leave.
         """
+        totals = [
+            piece.run.to_senders(rows) if to_senders else piece.run.to_receivers(rows)
+            for piece, rows in zip(self.edges, messages, strict=True)
+        ]
+        return self.join_ends(totals, like, at_senders=to_senders)
+
+    def join_ends(
+        self, totals: Sequence[Tensor], like: Tensor, *, at_senders: bool = False
+    ) -> Tensor:
+        """Add up what arrives from each piece.
+
+        Args:
+            totals: For each piece of edges ``[rows of its receivers, d]``.
+            like: Nodes ``[N, d]``.
+            at_senders: It arrives at the nodes that the edges leave.
+
+        Returns:
+            ``[N, d]``, 0 where nothing arrives.
+        """
         found: list[Tensor | None] = [None] * len(self.node_sizes)
-        for piece, rows in zip(self.edges, messages, strict=True):
-            end = piece.sender if to_senders else piece.receiver
-            total = piece.run.to_senders(rows) if to_senders else piece.run.to_receivers(rows)
+        for piece, rows in zip(self.edges, totals, strict=True):
+            end = piece.sender if at_senders else piece.receiver
             before = found[end]
-            found[end] = total if before is None else before + total
+            found[end] = rows if before is None else before + rows
         zero = like.new_zeros(1, like.shape[-1])
         return torch.cat(
             [
