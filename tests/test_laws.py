@@ -20,6 +20,7 @@ from paramgraph.nn.chains import ChainMetanetwork
 from paramgraph.nn.deepsets import DeepSets
 from paramgraph.nn.dmc import DeepMetaClassifier
 from paramgraph.nn.dws import DWSNet
+from paramgraph.nn.gmn import GraphMetanetwork
 from paramgraph.nn.nfn import NFN
 from paramgraph.nn.nft import NFT
 from paramgraph.nn.probing import ProbingMetanetwork
@@ -35,6 +36,8 @@ METANETWORKS: dict[str, Callable[..., Metanetwork]] = {
     "ng_gnn_linear": lambda **o: NeuralGraphGNN(
         2, hidden_dim=16, num_layers=3, num_frequencies=0, **o
     ),
+    # 4 layers: with 2 an entry hears nothing from beyond a skip.
+    "gmn": lambda **o: GraphMetanetwork(2, hidden_dim=8, num_layers=4, **o),
     "dws": lambda **o: DWSNet(2, hidden_dim=8, num_layers=2, **o),
     "nfn": lambda **o: NFN(2, hidden_dim=8, **o),
     "nft": lambda **o: NFT(2, hidden_dim=8, **o),
