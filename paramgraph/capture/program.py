@@ -10,36 +10,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from paramgraph.capture.program_inputs import ProgramInput, input_axis
 from paramgraph.capture.program_operations import run_step
 from paramgraph.capture.program_places import Place, sample_factor, summarise
 from paramgraph.capture.program_steps import Step, Steps, at, live, refs_of
 from paramgraph.capture.running import ExampleInputs, output_tensors
 from paramgraph.errors import GraphError
 
-__all__ = ["Program", "ProgramInput"]
-
-
-@dataclass(frozen=True)
-class ProgramInput:
-    """One input tensor of a program.
-
-    Attributes:
-        number: Of the tensor among all tensors.
-        name: Of the argument, "" where inputs are told by their order.
-        dtype: Data type that was recorded.
-        axis: Which axis (that of the samples included) numbers the input neurons; ``None`` where
-            none does, as in token ids.
-        has_samples: Whether its first axis counts the samples; else it is the same for all.
-        whole: Smallest and largest value of an input of whole numbers: rows of the table that it
-            is looked up in, or what was recorded.
-    """
-
-    number: int
-    name: str
-    dtype: torch.dtype
-    axis: int | None
-    has_samples: bool
-    whole: tuple[int, int] = (0, 0)
+__all__ = ["Program"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +65,11 @@ class Program:
         return tuple(tuple(at(shape[row.has_samples :], 1)) for row, shape in shapes)
 
     @cached_property
+    def input_axes(self) -> tuple[int | None, ...]:
+        """Which axis of a sample of each input numbers input neurons, ``None`` where none does."""
+        return tuple(input_axis(self, number) for number in range(len(self.inputs)))
+
+    @cached_property
     def digest(self) -> str:
         """Hash of all that is computed: equal for two captures of one function of the weights."""
         targets = {*self.outputs, *(place.number for place in self.places if place is not None)}
@@ -106,7 +89,7 @@ class Program:
 
     def _without_samples(self, place: Place) -> object:
         """A place in words that do not depend on how many samples were recorded."""
-        sample = self._samples[place]
+        sample = self.samples[place]
         sizes = [list(axis) for axis in place.sizes]
         if sample is not None:
             sizes[sample[0]][sample[1]] //= self.batch_size
@@ -159,7 +142,7 @@ class Program:
 
         def collect(values: Mapping[int, Tensor], num_samples: int) -> list[Tensor]:
             def of(place: Place) -> Tensor:
-                sample = self._samples[place]
+                sample = self.samples[place]
                 tensor = values[place.number]
                 return summarise(tensor, place, sample, self.batch_size, num_samples, std=std)
 
@@ -172,7 +155,8 @@ class Program:
         return [None if place is None else next(found) for place in chosen]
 
     @cached_property
-    def _samples(self) -> dict[Place, tuple[int, int] | None]:
+    def samples(self) -> dict[Place, tuple[int, int] | None]:
+        """For each place the axis and the factor that count the samples."""
         shapes, flexible = self.steps.shapes, self.steps.is_flexible
         return {
             place: sample_factor(place, shapes[place.number], self.batch_size, is_flexible=flexible)
@@ -194,7 +178,7 @@ class Program:
         if self.steps.is_flexible or num_samples == self.batch_size:
 
             def one(weights: list[Tensor]) -> list[Tensor]:
-                values = self._values(weights, samples, num_samples, targets, like)
+                values = self.values(weights, samples, num_samples, targets, like)
                 return collect(values, num_samples)
 
             return list(torch.func.vmap(one)(stacked))
@@ -209,7 +193,7 @@ class Program:
 
         def some(weights: list[Tensor]) -> list[Tensor]:
             def inner(samples: list[Tensor]) -> list[Tensor]:
-                found = collect(self._values(weights, samples, piece, targets, like), piece)
+                found = collect(self.values(weights, samples, piece, targets, like), piece)
                 if any(not value.ndim or value.shape[0] != piece for value in found):
                     raise GraphError(
                         f"{self.name} gives outputs of shapes {[tuple(v.shape) for v in found]} "
@@ -223,7 +207,7 @@ class Program:
 
         return list(torch.func.vmap(some)(stacked))
 
-    def _values(
+    def values(
         self,
         weights: Sequence[Tensor],
         samples: Sequence[Tensor],
@@ -240,7 +224,7 @@ class Program:
         }
         for row, sample in zip(self.inputs, samples, strict=True):
             values[row.number] = sample
-        steps, constants, last = self._plan(targets)
+        steps, constants, last = self.plan(targets)
         for number in constants:
             constant = self.steps.constants[number]
             values[number] = constant.to(like.device, dtypes.get(constant.dtype, constant.dtype))
@@ -250,7 +234,7 @@ class Program:
                 values.pop(number, None)
         return values
 
-    def _plan(self, targets: tuple[int, ...]) -> tuple[list[Step], list[int], list[list[int]]]:
+    def plan(self, targets: tuple[int, ...]) -> tuple[list[Step], list[int], list[list[int]]]:
         """The steps to targets, the constants they read, and what is read for the last time."""
         if targets not in self._plans:
             steps = live(self.steps.steps, targets)

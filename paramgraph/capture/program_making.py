@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramgraph.capture.program import Program, ProgramInput
+from paramgraph.capture.program import Program
+from paramgraph.capture.program_inputs import ProgramInput
 from paramgraph.capture.program_places import Place, find_places
 from paramgraph.capture.program_steps import Size, Steps, compile_tape, live, refs_of
 from paramgraph.capture.record import record
@@ -87,7 +88,7 @@ def _made(
             for name, ref in refs.items()
             if ref.number in read
         ),
-        inputs=_inputs(tape, steps, places, example_inputs, batch_size),
+        inputs=_inputs(tape, steps, example_inputs, batch_size),
         outputs=outputs,
         batch_size=batch_size,
         dtype=next((d for d in floating if d.is_floating_point), torch.get_default_dtype()),
@@ -115,7 +116,6 @@ def _longer(inputs: Any, batch_size: int) -> Any:
 def _inputs(
     tape: Tape,
     steps: Steps,
-    places: Sequence[Place | None],
     example_inputs: ExampleInputs,
     batch_size: int,
 ) -> tuple[ProgramInput, ...]:
@@ -125,7 +125,6 @@ def _inputs(
     for ref, (name, tensor) in zip(tape.inputs, tensors, strict=True):
         shape = steps.shapes[ref.number]
         first = shape[0] if shape else 0
-        own = [place for place in places if place is not None and place.number == ref.number]
         whole = (0, 0)
         if not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta):
             least = int(tensor.min()) if tensor.numel() else 0
@@ -136,7 +135,6 @@ def _inputs(
                 number=ref.number,
                 name=name,
                 dtype=tape.dtypes[ref.number],
-                axis=own[0].neurons[0][0] if own and own[0].neurons else None,
                 has_samples=isinstance(first, Size) if steps.is_flexible else first == batch_size,
                 whole=whole,
             )

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch, Part, neurons_from_parts
-from paramgraph.capture.program import Program, ProgramInput
+from paramgraph.capture.program import Program
+from paramgraph.capture.program_inputs import ProgramInput
 from paramgraph.errors import BatchError, GraphError
 from paramgraph.graph import ParamGraph
 
@@ -109,9 +110,9 @@ class ProbePoints(nn.Module):
         """
         inputs: list[Tensor] = []
         channel = 0
-        for row, shape in zip(program.inputs, program.input_shapes, strict=True):
+        rows = zip(program.inputs, program.input_shapes, program.input_axes, strict=True)
+        for row, shape, axis in rows:
             if row.dtype.is_floating_point or row.dtype.is_complex:
-                axis = None if row.axis is None else row.axis - row.has_samples
                 points = self._points(shape, axis, channel)
                 # A complex input gets real probes.
                 points = points.to(dtype if row.dtype.is_floating_point else row.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -17,15 +18,18 @@ from paramgraph.structure import NeuronKind
 
 __all__ = ["ProbingMetanetwork"]
 
+_GAIN = 1.68
+"""Of a layer behind a SiLU, which returns 0.355 of the mean square of a normal number."""
+
 
 class ProbingMetanetwork(Metanetwork):
     """Runs every network on M learned inputs and reads the outputs by an MLP.
 
     A function of the function that a network computes: all symmetries hold, whatever the
     architecture. Without ``num_outputs``, networks with any outputs are read:
-    ``z = mean_o V SiLU(W y_o + e_o)``, with ``y_o`` what output o says to the M probes and ``e_o``
-    its learned identity; with it, the outputs are concatenated, as in the paper. An output with
-    several positions is read as its mean and standard deviation.
+    ``z = sum_o V SiLU(e_o * (W y_o)) / sqrt(number of outputs)``, with ``y_o`` what output o says
+    to the M probes and ``e_o`` its learned identity; with it, outputs are concatenated, as in the
+    paper. An output with several positions is read as its mean and standard deviation.
 
     Args:
         out_dim: Number of outputs per network.
@@ -95,6 +99,11 @@ class ProbingMetanetwork(Metanetwork):
             layers += [nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden_dim, out_dim))
         self.mix = nn.Linear(hidden_dim, hidden_dim) if num_outputs is None else None
+        for layer in (self.first, self.mix, *self.layers):
+            if isinstance(layer, nn.Linear):  # PyTorch's own start is smaller from layer to layer
+                gain = 1.0 if layer is self.first else _GAIN
+                nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5)
+                nn.init.zeros_(layer.bias)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
@@ -139,10 +148,11 @@ class ProbingMetanetwork(Metanetwork):
             return read
         assert self.identity is not None
         assert self.mix is not None
-        number = torch.arange(answered.shape[1], device=answered.device)
-        told = identity_vectors(self.identity, number)
-        mixed: Tensor = self.mix(nn.functional.silu(self.first(answered) + told))
-        return nn.functional.silu(mixed.mean(1))
+        num_outputs = answered.shape[1]
+        told = identity_vectors(self.identity, torch.arange(num_outputs, device=answered.device))
+        # Identities have both signs: the sum grows with the root of the number of outputs.
+        mixed: Tensor = self.mix(nn.functional.silu(self.first(answered) * told))
+        return nn.functional.silu(mixed.sum(1) / math.sqrt(num_outputs))
 
     def _outputs(self, part: Part) -> tuple[Tensor, Tensor]:
         """Means and standard deviations over positions, ``[B, M, num_outputs]`` each."""
