@@ -245,8 +245,12 @@ class GraphMetanetwork(ParameterGraphMetanetwork):
 
 
 def _start(module: nn.Module) -> None:
-    """Linear maps with unit gain, what is known of a node or edge quieter than its value."""
+    """Linear maps with unit gain; what is known of a node or edge much quieter than its value.
+
+    All networks share what is known: with 0.3 in place of 0.1, a network whose weights are moved
+    from neuron to neuron was told from the first one ten times worse.
+    """
     if isinstance(module, nn.Linear):
         start_linear(module)
     elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.3)
+        nn.init.normal_(module.weight, std=0.1)

@@ -92,13 +92,13 @@ class EdgeMessageBlock(nn.Module):
         self.edge_out = linear(bias=True, gain=gain)
         self.updates_nodes = updates_nodes
         if updates_nodes:
-            self.message = linear(bias=True, gain=0.5**0.5)
-            self.message_sender = linear(gain=0.5**0.5)
+            self.message = linear(bias=True)
+            self.message_sender = linear()
             self.node = linear(bias=True, gain=half)
-            self.node_in = linear()
+            self.node_in = linear(gain=2.0)  # means of messages hardly differ
             self.node_out = linear(bias=True, gain=gain)
-        self.message_receiver = linear(gain=0.5**0.5) if updates_nodes and bidirectional else None
-        self.node_back = linear() if updates_nodes and bidirectional else None
+        self.message_receiver = linear() if updates_nodes and bidirectional else None
+        self.node_back = linear(gain=2.0) if updates_nodes and bidirectional else None
         self.edge_network = linear(gain=half) if use_global else None
         self.node_network = linear(gain=half) if use_global and updates_nodes else None
         self.updates_network = use_global and updates_network

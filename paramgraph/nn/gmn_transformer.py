@@ -69,9 +69,10 @@ class EdgeAttentionBlock(nn.Module):
         self.edge_out = linear(dim, bias=True, gain=gain)
         if not updates_nodes:
             return
-        self.score_in, self.value_in = linear(num_heads), linear(dim)
-        self.score_back = linear(num_heads) if bidirectional else None
-        self.value_back = linear(dim) if bidirectional else None
+        # Means over edges hardly differ between nodes: start with sharp and loud ones.
+        self.score_in, self.value_in = linear(num_heads, gain=2.0), linear(dim, gain=2.0)
+        self.score_back = linear(num_heads, gain=2.0) if bidirectional else None
+        self.value_back = linear(dim, gain=2.0) if bidirectional else None
         self.query_key_value = linear(3 * dim)
         parts = 5 if bidirectional else 3
         self.node_out = start_linear(nn.Linear(parts * dim, dim), gain)
