@@ -341,16 +341,14 @@ def test_statistics_bring_outputs_to_unit_scale() -> None:
 
 def test_an_architecture_of_another_function_gets_answers_of_its_own() -> None:
     torch.manual_seed(0)
-    first, head = nn.Linear(3, 5), nn.Linear(5, 2)
+    first, head = nn.Conv2d(1, 3, 3), nn.Linear(12, 2)
 
-    def of(temperature: float) -> tuple[pg.ParamGraph, pg.values.Values]:
-        def wiring(n: Any, x: Tensor) -> Tensor:
-            return (n.head(n.first(x).relu()) / temperature).softmax(-1)
+    def of(pool: nn.Module) -> tuple[pg.ParamGraph, pg.values.Values]:
+        layers = (first, nn.ReLU(), pool, nn.Flatten(), head)
+        return _captured(nn.Sequential(*layers), vectors(3, 1, 6, 6))
 
-        return _captured(Wired(wiring, first=first, head=head), vectors(4, 3))
-
-    found = ProbingMetanetwork(2, num_probes=8, hidden_dim=16)(
-        pg.collate([of(1.0), of(3.0), of(1.0)])
-    )
+    pairs = [of(pool) for pool in (nn.MaxPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(2))]
+    assert len({graph.signature for graph, _ in pairs}) == 1
+    found = ProbingMetanetwork(2, num_probes=8, hidden_dim=16)(pg.collate(pairs))
     assert torch.allclose(found[0], found[2], atol=1e-6)
     assert not torch.allclose(found[0], found[1], atol=1e-4)

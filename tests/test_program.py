@@ -166,6 +166,18 @@ def test_activations_of_channels_are_summarised_over_positions() -> None:
     assert torch.allclose(found[-1][0, ..., 0], network(images), atol=1e-12)
 
 
+def test_activations_are_read_behind_all_that_belongs_to_the_neurons() -> None:
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        return x @ n.weight + n.bias
+
+    weight, bias = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(2))
+    network = Wired(wiring, weight=weight, bias=bias)
+    graph, points = pg.capture(network, vectors(4, 3)), vectors(7, 3)
+    found = graph.activations(network.state_dict(), points)[-1]
+    assert found is not None
+    assert torch.allclose(found[0], network(points), atol=1e-6)
+
+
 def test_only_wanted_groups_are_computed() -> None:
     network, inputs, graph = _double(ExampleNetwork("mlp", by_name("mlp").make(), vectors(4, 3)))
     state = {name: tensor[None] for name, tensor in network.state_dict().items()}
@@ -376,10 +388,11 @@ class _Shifted(nn.Module):
 
 
 def test_the_program_holds_no_memory_of_the_network() -> None:
-    network = _Shifted()
+    shift = torch.ones(2)
+    network = Wired(lambda n, x: n.first(x) + shift, first=nn.Linear(3, 2))
     graph, points = pg.capture(network, vectors(4, 3)), vectors(5, 3)
     before = graph.run(network.state_dict(), points)
-    network.extra.zero_()
+    shift.zero_()
     assert torch.equal(graph.run(network.state_dict(), points), before)
 
 
@@ -394,3 +407,16 @@ def test_a_network_on_the_meta_device_runs_unless_it_lacks_constants() -> None:
                 graph.run(state, points)
         else:
             assert torch.allclose(graph.run(state, points)[0], network(points), atol=1e-6)
+
+
+def test_types_change_as_they_were_recorded() -> None:
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        bins = (2 * x[:, 0]).floor().clamp(0, 3).to(torch.int64)
+        half = n.head(x).to(torch.float16).to(torch.float32)
+        return half + n.table(bins)
+
+    network = Wired(wiring, head=nn.Linear(3, 2), table=nn.Embedding(4, 2))
+    points = 2 * torch.rand(9, 3)
+    graph = pg.capture(network, points, check=False)
+    found = graph.run(network.state_dict(), points)
+    assert torch.equal(found[0], network(points))
