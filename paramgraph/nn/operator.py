@@ -13,53 +13,70 @@ types from group to group by themselves. ``symmetry`` chooses which types are ke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from paramgraph.batch import GraphBatch
-from paramgraph.engine import add_rows, push
-from paramgraph.errors import BatchError
+from paramgraph.batch import Entries, GraphBatch
+from paramgraph.nn.arrival import Arrivals, lifted_bias
+from paramgraph.nn.identities import identity_vectors
 from paramgraph.nn.magnitudes import log_magnitudes
-from paramgraph.nn.metanetwork import Metanetwork, mlp, network_mean
-from paramgraph.nn.positions import PositionFunctions
+from paramgraph.nn.metanetwork import Level, Metanetwork, mlp, network_mean
+from paramgraph.nn.operator_entries import OuterProductHead
 from paramgraph.nn.standardize import Standardizer
-from paramgraph.nn.typed import FREE, NeuronTypes, TypedReadout, TypedUpdate
-from paramgraph.structure import Activation, EdgeKind
+from paramgraph.nn.sweeps import Levels, Round, Signals
+from paramgraph.nn.typed import NeuronTypes, TypedReadout
+from paramgraph.structure import Activation
 
 __all__ = ["OperatorMetanetwork"]
 
+_SYMMETRIES = {
+    "permutation": frozenset[str](),
+    "sign": frozenset({"sign"}),
+    "scale": frozenset({"sign", "scale"}),
+}
+
 
 class OperatorMetanetwork(Metanetwork):
-    """Forward and backward sweeps of learned signals, equivariant by type (graph-level head).
+    """Forward and backward sweeps of learned signals, equivariant by type.
 
     ``f_r = sum_s W_rs (A h_s)``, ``h_r += U([h, f, b, g])`` in dataflow order, then
     ``r_s = sum_r W_rs (B g_r)``, ``g_s += V([g, r, b, h])`` in reverse order, ``num_rounds`` times;
-    kernels act through ``num_operators`` learned functions of the position.
+    kernels act through ``num_operators`` learned functions of the position, products of neurons
+    (gates, attention) multiply signals. Outputs at level ``"parameter"`` are outer products of
+    features, which have the type of a gradient.
 
     Args:
-        out_dim: Number of outputs per network.
+        out_dim: Number of outputs per network, per neuron, or per entry.
         hidden_dim: Channels of h and of g.
         num_rounds: Sweeps forward and back.
         num_operators: Position functions per kernel; divides ``hidden_dim``.
         symmetry: ``"sign"``, ``"scale"`` or ``"permutation"``.
+        phase: Whether biases of sines and cosines count by their wave alone, so that periods do not
+            matter; not with ``symmetry="permutation"``.
+        second_order: Also push facts through squared weights; not with ``symmetry="scale"``.
         dropout: In the neuron updates and the head.
+        level: ``"graph"``, ``"neuron"`` or ``"parameter"``.
+
+    Raises:
+        ValueError: Options that exclude each other, as the message says.
 
     Law: the output does not change under any symmetry of the kinds in ``promised_symmetries()``.
 
     Example:
         >>> metanetwork = OperatorMetanetwork(out_dim=10)
         >>> sorted(metanetwork.promised_symmetries())
-        ['permutation', 'sign']
+        ['permutation', 'phase', 'sign']
 
     References:
         Own design (docs/operator.md). Relatives: ProbeGen (2410.10811), DNG (2607.02166),
         GradMetaNet (2507.01649), ScaleGMN (2406.10685).
     """
 
-    max_identities = 256
+    levels = frozenset({"graph", "neuron", "parameter"})
+    num_identities = 256
 
     def __init__(
         self,
@@ -69,67 +86,83 @@ class OperatorMetanetwork(Metanetwork):
         num_rounds: int = 2,
         num_operators: int = 4,
         symmetry: str = "sign",
+        phase: bool = True,
+        second_order: bool = False,
         dropout: float = 0.0,
+        level: Level = "graph",
     ) -> None:
-        super().__init__(out_dim)
-        if symmetry not in ("sign", "scale", "permutation"):
-            raise ValueError(
-                f"symmetry must be 'sign', 'scale' or 'permutation', got {symmetry!r}."
-            )
-        if hidden_dim % num_operators:
-            raise ValueError(
-                f"num_operators must divide hidden_dim, got {num_operators} and {hidden_dim}."
-            )
+        super().__init__(out_dim, level=level)
+        _check_options(hidden_dim, num_operators, symmetry, second_order=second_order)
         self.symmetry = symmetry
+        self.phase = phase and symmetry != "permutation"
         self.hidden_dim = hidden_dim
-        self.num_operators = num_operators
         self.standardizer = Standardizer()
-        self.input_identity = nn.Parameter(torch.randn(self.max_identities, hidden_dim))
-        self.output_identity = nn.Parameter(torch.randn(self.max_identities, hidden_dim))
+        self.input_identity = nn.Parameter(torch.randn(self.num_identities, hidden_dim))
+        self.output_identity = nn.Parameter(torch.randn(self.num_identities, hidden_dim))
         context_dim = 24
         self.activation = nn.Embedding(len(Activation), context_dim)
         self.context = nn.Linear(context_dim + 10, context_dim)
         self.bias_map = nn.Linear(2, hidden_dim, bias=False)
         self.rounds = nn.ModuleList(
-            _Round(hidden_dim, num_operators, context_dim, dropout) for _ in range(num_rounds)
+            Round(hidden_dim, num_operators, context_dim, dropout, second_order=second_order)
+            for _ in range(num_rounds)
         )
+        if level == "parameter":
+            self.entries = OuterProductHead(hidden_dim, context_dim, out_dim, num_operators)
+            return
         self.readout = TypedReadout(hidden_dim, context_dim)
+        read_dim = hidden_dim * (3 if level == "graph" else 1)
         self.head = nn.Sequential(
-            nn.LayerNorm(3 * hidden_dim),
-            mlp(3 * hidden_dim, 2 * hidden_dim, out_dim, dropout=dropout),
+            nn.LayerNorm(read_dim), mlp(read_dim, 2 * hidden_dim, out_dim, dropout=dropout)
         )
 
     def promised_symmetries(self) -> frozenset[str]:
-        """Permutations always; signs and positive scales as ``symmetry`` says."""
-        extra = {"permutation": set(), "sign": {"sign"}, "scale": {"sign", "scale"}}
-        return frozenset({"permutation", *extra[self.symmetry]})
+        """Permutations always; signs, positive scales and phases as the options say."""
+        phase = {"phase"} if self.phase else set[str]()
+        return frozenset({"permutation", *_SYMMETRIES[self.symmetry], *phase})
 
     def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
         """Measure the scale of weights by role on the training split."""
         self.standardizer.fit(batches)
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Predict ``[num_networks, out_dim]``.
-
-        Raises:
-            BatchError: A network has more than 256 inputs or outputs.
-        """
-        types = NeuronTypes.of(batch, self.symmetry)
-        statistics = self.standardizer.neurons(batch)
+    def forward(self, batch: GraphBatch) -> Tensor | Entries:
+        """Predict ``[num_networks, out_dim]``, ``[N, out_dim]`` or entries, as ``level`` says."""
         weights = [self.standardizer.edges(bucket) for bucket in batch.buckets]
-        facts = self._facts(batch, statistics)
+        read = self._sweep(batch, weights)
+        if self.level == "parameter":
+            return self.entries(batch, read.levels, weights, read.signals, self.standardizer)
+        h, g = torch.cat(read.signals.primal), torch.cat(read.signals.dual)
+        values = self.readout(read.behind, h, g, read.context)
+        if self.level == "neuron":
+            return self.head(values)
+        means = []
+        for kind in (1, 0, 2):
+            rows = (batch.kind == kind).nonzero()[:, 0]
+            means.append(network_mean(values[rows], batch.network[rows], batch.num_networks))
+        return self.head(torch.cat(means, dim=1))
+
+    def _sweep(self, batch: GraphBatch, weights: list[Tensor]) -> _Read:
+        """All rounds: signals of every neuron, and what is known of it."""
+        statistics = self.standardizer.neurons(batch)
         magnitudes = log_magnitudes(batch, weights)
         if self.symmetry == "scale":
             # The size of a weight says nothing where it can be rescaled.
             magnitudes = torch.zeros_like(magnitudes)
+        facts = self._facts(batch, statistics)
         context = self.context(torch.cat([facts, magnitudes], dim=1))
+        if self.phase:
+            wave = lifted_bias(batch, statistics, self.standardizer.wave_scale)
+            statistics = torch.stack([wave, statistics[:, 1]], dim=1)
         bias = self.bias_map(statistics[:, :2])
+        before = NeuronTypes.of(batch, self.symmetry)
+        scale = self.symmetry == "scale"
+        arrivals = Arrivals.of(batch, before, phase=self.phase, scale=scale)
+        levels = Levels(batch, before, arrivals, context, bias, phase=self.phase)
         primal, dual = self._start(batch)
-        levels = _Levels(batch, types, batch.split(context), batch.split(bias))
-        h, g = batch.split(primal), batch.split(dual)
+        signals = Signals.start(batch.split(primal), batch.split(dual))
         for layer in self.rounds:
-            h, g = layer(batch, levels, weights, h, g)
-        return self.head(self._read(batch, types, torch.cat(h), torch.cat(g), context))
+            signals = layer(batch, levels, weights, signals)
+        return _Read(levels, before.behind(batch, phase=self.phase), signals, context)
 
     def _facts(self, batch: GraphBatch, statistics: Tensor) -> Tensor:
         """What is known of a neuron and never changes sign: activation, place, variance."""
@@ -151,124 +184,36 @@ class OperatorMetanetwork(Metanetwork):
 
     def _start(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Inputs and outputs carry learned identities; hidden neurons start empty."""
-        if batch.num_neurons and int(batch.identity.max()) >= self.max_identities:
-            raise BatchError(
-                f"a network has {int(batch.identity.max()) + 1} inputs or outputs, but the "
-                f"operator metanetwork tells at most {self.max_identities} apart."
-            )
         number = batch.identity.clamp(min=0)
         inputs = (batch.kind == 0).to(batch.dtype)[:, None]
         outputs = (batch.kind == 2).to(batch.dtype)[:, None]
-        return self.input_identity[number] * inputs, self.output_identity[number] * outputs
-
-    def _read(
-        self, batch: GraphBatch, types: NeuronTypes, h: Tensor, g: Tensor, context: Tensor
-    ) -> Tensor:
-        """Means over hidden neurons, inputs and outputs ``[num_networks, 3 * dim]``."""
-        values = self.readout(types, h, g, context)
-        means = []
-        for kind in (1, 0, 2):
-            rows = (batch.kind == kind).nonzero()[:, 0]
-            means.append(network_mean(values[rows], batch.network[rows], batch.num_networks))
-        return torch.cat(means, dim=1)
+        return (
+            identity_vectors(self.input_identity, number) * inputs,
+            identity_vectors(self.output_identity, number) * outputs,
+        )
 
 
-class _Levels:
-    """What an update needs of each level, cut once per batch."""
+@dataclass(frozen=True)
+class _Read:
+    """Signals after all rounds, the types that readers see, and facts ``[N, context_dim]``."""
 
-    def __init__(
-        self, batch: GraphBatch, types: NeuronTypes, context: list[Tensor], bias: list[Tensor]
-    ) -> None:
-        self.context = context
-        self.bias = bias
-        self.is_read = [rows.to(batch.dtype)[:, None] for rows in batch.split(batch.is_read)]
-        self.types = [types.rows(start, end) for start, end in batch.levels]
-        self.is_free = [(t.types == FREE).to(batch.dtype)[:, None] for t in self.types]
-        depth = len(batch.levels)
-        self.incoming: list[list[int]] = [[] for _ in range(depth)]
-        self.outgoing: list[list[int]] = [[] for _ in range(depth)]
-        for number, bucket in enumerate(batch.buckets):
-            self.incoming[bucket.receiver_depth].append(number)
-            self.outgoing[bucket.sender_depth].append(number)
+    levels: Levels
+    behind: NeuronTypes
+    signals: Signals
+    context: Tensor
 
 
-class _Round(nn.Module):
-    """One sweep forward and one back."""
-
-    def __init__(self, dim: int, num_operators: int, context_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.forward_map = nn.Linear(dim, dim, bias=False)
-        self.backward_map = nn.Linear(dim, dim, bias=False)
-        self.forward_positions = PositionFunctions(num_operators)
-        self.backward_positions = PositionFunctions(num_operators)
-        self.primal = TypedUpdate(dim, context_dim, dropout)
-        self.dual = TypedUpdate(dim, context_dim, dropout)
-
-    def forward(
-        self,
-        batch: GraphBatch,
-        levels: _Levels,
-        weights: list[Tensor],
-        h: list[Tensor],
-        g: list[Tensor],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        h, g = list(h), list(g)
-        for level in range(1, len(h)):
-            incoming = levels.incoming[level]
-            message = self._message(batch, levels, incoming, weights, h, len(h[level]))
-            if message is not None:
-                facts = levels.bias[level], g[level], levels.context[level]
-                h[level] = h[level] + self.primal(levels.types[level], h[level], message, *facts)
-        for level in range(len(g) - 2, -1, -1):
-            numbers = levels.outgoing[level]
-            message = self._message(
-                batch, levels, numbers, weights, g, len(g[level]), backward=True
-            )
-            if message is not None:
-                facts = levels.bias[level], h[level], levels.context[level]
-                types = levels.types[level]
-                update = self.dual(types, g[level], message, *facts, is_dual=True)
-                # Outputs that stand at the depth of others' hidden neurons get no message.
-                g[level] = g[level] + update * levels.is_read[level]
-        return h, g
-
-    def _message(
-        self,
-        batch: GraphBatch,
-        levels: _Levels,
-        numbers: list[int],
-        weights: list[Tensor],
-        signals: list[Tensor],
-        num_rows: int,
-        *,
-        backward: bool = False,
-    ) -> Tensor | None:
-        """Signals of other levels, mapped and pushed through some buckets to one level."""
-        signal_map = self.backward_map if backward else self.forward_map
-        positions = self.backward_positions if backward else self.forward_positions
-        total = None
-        for number in numbers:
-            bucket, weight = batch.buckets[number], weights[number]
-            operator = _operators(weight, positions(bucket.positions, weight))
-            ends = (bucket.senders, bucket.receivers)
-            source, target = ends[::-1] if backward else ends
-            depth = bucket.receiver_depth if backward else bucket.sender_depth
-            signal = signal_map(signals[depth])
-            constant = not bucket.kind.has_parameters and bucket.kind is not EdgeKind.SKIP
-            if constant:
-                # The constants of a product do not know its signs and scales, so only what has
-                # neither may pass.
-                signal = signal * levels.is_free[depth]
-            signal = source.take(signal)
-            fan = weight.shape[2 if backward else 3] * weight.shape[4]
-            sent = push(bucket, operator, signal, backward=backward) / math.sqrt(fan)
-            if constant:
-                other = bucket.sender_depth if backward else bucket.receiver_depth
-                sent = sent * target.take(levels.is_free[other])
-            total = add_rows(total, target, sent, num_rows)
-        return total
-
-
-def _operators(weights: Tensor, psi: Tensor) -> Tensor:
-    """``[..., num_positions]`` times ``[num_positions, operators]``."""
-    return weights if psi.shape[0] == 1 else weights @ psi
+def _check_options(
+    hidden_dim: int, num_operators: int, symmetry: str, *, second_order: bool
+) -> None:
+    if symmetry not in _SYMMETRIES:
+        raise ValueError(f"symmetry must be 'sign', 'scale' or 'permutation', got {symmetry!r}.")
+    if hidden_dim % num_operators:
+        raise ValueError(
+            f"num_operators must divide hidden_dim, got {num_operators} and {hidden_dim}."
+        )
+    if second_order and symmetry == "scale":
+        raise ValueError(
+            "second_order=True reads how large weights are, which symmetry='scale' must not: "
+            "choose symmetry='sign'."
+        )
