@@ -7,7 +7,7 @@ factors that a drawn symmetry gives to the weights on both sides of the neuron.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,10 +55,14 @@ def outgoing_scales(graph: ParamGraph) -> list[Outgoing]:
     for layout in graph.parameters:
         set_parameter(ones, layout, torch.ones(layout.shape, dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
+    # A factor of no neuron (two gains in a row) says nothing about readers.
+    acting = {name for group in graph.neuron_groups for name, _ in group.scale_exponents}
     before: list[list[Tensor]] = [[] for _ in graph.neuron_groups]
     after: list[list[Tensor]] = [[] for _ in graph.neuron_groups]
     for _ in range(_NUM_DRAWS):
         symmetry = graph.sample_symmetry(generator, permute=False, scale=True)
+        factors = {name: f for name, f in symmetry.factors.items() if name in acting}
+        symmetry = replace(symmetry, factors=factors)
         values = graph.features(symmetry.apply(ones))
         scales = [symmetry.neuron_scale(number) for number in range(len(graph.neuron_groups))]
         seen: set[int] = set()
@@ -68,7 +72,8 @@ def outgoing_scales(graph: ParamGraph) -> list[Outgoing]:
                 continue
             seen.add(block.sender)
             received = scales[block.receiver].reshape(block.num_blocks, block.num_receivers, 1)
-            passed = received / entries[0, ..., 0]  # [blocks, receivers, senders]
+            entry = entries[0, ..., 0] / (1.0 if block.view else block.constant)
+            passed = received / entry  # [blocks, receivers, senders]
             first = passed[:, :1]
             # Where receivers disagree, their factors are not those of single neurons: no statement.
             agree = ((passed / first - 1).abs() < 1e-9).all(1).reshape(-1)

@@ -71,6 +71,8 @@ class Levels:
         self.arrivals = arrivals
         behind = before.behind(batch, phase=phase)
         self.is_read = [rows.to(batch.dtype)[:, None] for rows in batch.split(batch.is_read)]
+        fixed = batch.split((batch.kind == 3).to(batch.dtype)[:, None])
+        self.is_fixed = [rows if bool(rows.any()) else None for rows in fixed]
         self.before = [before.rows(start, end) for start, end in batch.levels]
         self.types = [behind.rows(start, end) for start, end in batch.levels]
         # Factors of products are seen as readers see them, but are the neurons that receive.
@@ -145,6 +147,10 @@ class Round(nn.Module):
         sent: list[Tensor] = []  # mapped signals of the levels below
         for level in range(len(h)):
             message = self._forward_message(batch, levels, weights, sent, level, len(h[level]))
+            fixed = levels.is_fixed[level]
+            is_heard = message is not None
+            if message is None and fixed is not None:
+                message = torch.zeros_like(h[level])
             if message is not None:
                 arrived[level] = message
                 gain = levels.arrivals[level].gain(message, levels.bias[level])
@@ -152,7 +158,10 @@ class Round(nn.Module):
                 bias = levels.arrivals[level].bias(levels.bias[level], gain)
                 message = message if gain is None else message * gain
                 facts = bias, g[level], context[level]
-                h[level] = h[level] + self.primal(levels.types[level], h[level], message, *facts)
+                update = self.primal(levels.types[level], h[level], message, *facts)
+                if not is_heard:  # a level of inputs: only what is fixed among them has a value
+                    update = update * fixed
+                h[level] = h[level] + update
             sent.append(self.forward_map(h[level]))
         back: dict[int, Tensor] = {}  # mapped signals of the levels above
         for level in range(len(g) - 1, -1, -1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from paramgraph.capture.activations import name_activation
@@ -13,9 +14,11 @@ from paramgraph.capture.weave.records import Group, Link
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import (
     EdgeBlock,
+    EntryView,
     Factor,
     NeuronFeature,
     NeuronGroup,
+    NeuronKind,
     NeuronRole,
     ParameterLayout,
     ParameterPart,
@@ -36,7 +39,7 @@ def assemble(loom: Loom, tape: Tape, scales: Any, name: str) -> ParamGraph:
     for group, depth in zip(groups, depths, strict=True):
         activation, omega = name_activation(group.chain or ())
         axes = _factors(loom, group)
-        exponents = _exponents(loom, group, scales)
+        exponents = _exponents(loom, group, scales) or _as_readers_say(loom, group, scales)
         # Neurons are rescaled as far as their own numbers say by how much.
         exponents = tuple(pair for pair in exponents if set(rows[pair[0]].axes) <= set(axes))
         own = {f for f in axes if isinstance(f, str) and sizes[f] > 1}
@@ -104,6 +107,46 @@ def _exponents(loom: Loom, group: Group, scales: Any) -> ScaleExponents:
     view = group.features.get(NeuronRole.BIAS)
     known = scales.parts.get((view.parameter, view.part), ()) if view is not None else ()
     return tuple((scale.group, scale.exponent) for scale in known)
+
+
+def _as_readers_say(loom: Loom, group: Group, scales: Any) -> ScaleExponents:
+    """How constants scale (zeros that a recurrence starts from): the weights that read them know.
+
+    Zeros stay zeros whatever they are multiplied by, so they take the inverse of what the weights
+    that read them are multiplied by: those read other neurons as well.
+    """
+    if scales is None or group.kind is not NeuronKind.FIXED or group.features:
+        return ()
+    kinds = {row.name: row.kind for row in scales.rows}
+    found = set()
+    for link in loom.links:
+        if link.sender is not group or link.view is None:
+            continue
+        senders = _sender_axes(loom, link.view, link.shape)
+        exponents: dict[str, Fraction] = {}
+        for scale in scales.parts.get((link.view.parameter, link.view.part), ()):
+            if scale.axis in senders:
+                inverse = exponents.get(scale.group, Fraction(0)) - scale.exponent
+                is_sign = kinds[scale.group] is ScaleKind.SIGN
+                exponents[scale.group] = inverse % 2 if is_sign else inverse
+        found.add(tuple(pair for pair in exponents.items() if pair[1]))
+    return found.pop() if len(found) == 1 else ()
+
+
+def _sender_axes(loom: Loom, view: EntryView, shape: tuple[int, int, int]) -> set[int]:
+    """Axes of a part of a parameter that number the senders of a block."""
+    kind, sizes, _ = loom.axis_groups.parameter(view.parameter)
+    part = loom.axis_groups.parts(kind, sizes)[view.part]
+    numbers = {row.name: row.size for row in loom.axis_groups.rows}
+    blocks, receivers, senders = shape
+    position, axes = 1, set()
+    for axis in view.order:
+        factor = part.factors[axis]
+        size = numbers[factor] if isinstance(factor, str) else factor
+        if blocks * receivers <= position < blocks * receivers * senders and size > 1:
+            axes.add(axis)
+        position *= size
+    return axes
 
 
 def _layout(loom: Loom, tape: Tape, name: str, scales: Any) -> ParameterLayout:

@@ -93,9 +93,10 @@ class Loom(Numbering):
         tensor = self.run.tape.tensors.get(ref.number)
         if tensor is None or tensor.is_meta or not tensor.numel() or tensor.is_complex():
             return None
-        if ref.number in self.run.stored and tensor.numel() > 1:
-            return None  # equal values here may differ per neuron in another network
         flat = tensor.detach().reshape(-1)
+        is_stored = ref.number in self.run.stored
+        if is_stored and (tensor.numel() > 1 or flat[0] == 0):
+            return None  # equal values here may differ per neuron in another network, zeros may not be
         return float(flat[0]) if bool((flat == flat[0]).all()) else None
 
     # Making groups and links
