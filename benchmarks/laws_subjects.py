@@ -72,7 +72,7 @@ class Subject:
     @property
     def kind(self) -> type[Metanetwork]:
         """Its class."""
-        return CONFIGS[self.name][0]
+        return CONFIGS[self.name].kind
 
     def make(self, **further: Any) -> Metanetwork:
         """A small one, with the same weights each time."""
@@ -97,9 +97,9 @@ def subjects(names: Iterable[str] = tuple(CONFIGS)) -> list[Subject]:
     """
     found = []
     for name in names:
-        kind, options = CONFIGS[name]
-        levels = [options["level"]] if "level" in options else _LEVELS
-        found += [Subject(name, level) for level in levels if level in kind.levels]
+        config = CONFIGS[name]
+        levels = [config.options["level"]] if "level" in config.options else _LEVELS
+        found += [Subject(name, level) for level in levels if level in config.kind.levels]
     return found
 
 

@@ -248,4 +248,4 @@ def test_what_is_out_of_reach_is_that_of_a_metanetwork_that_is_checked() -> None
 
 def test_every_named_metanetwork_is_checked() -> None:
     checked = {kind(name) for name in METANETWORKS}
-    assert {made for made, _ in CONFIGS.values()} <= checked
+    assert {config.kind for config in CONFIGS.values()} <= checked

@@ -5,25 +5,53 @@ names, and predictions that never depend on batch mates (nothing is normalised a
 """
 
 from paramgraph.nn.baselines import FlatMLP, StatNN, layer_statistics
-from paramgraph.nn.configs import (
-    CONFIGS,
-    load_metanetwork,
-    make_metanetwork,
-    save_metanetwork,
-)
+from paramgraph.nn.chains import ChainMetanetwork, chain_options
+from paramgraph.nn.configs import CONFIGS, Config, from_config, make_metanetwork
+from paramgraph.nn.deepsets import DeepSets
+from paramgraph.nn.dmc import DeepMetaClassifier
+from paramgraph.nn.dws import DWSNet
+from paramgraph.nn.editing import EditedNetworks, NetworkEditor
+from paramgraph.nn.gmn import GraphMetanetwork
+from paramgraph.nn.gmn_transformer import GraphMetanetworkTransformer
+from paramgraph.nn.heads import BoundedHead, EntryHead
 from paramgraph.nn.metanetwork import Metanetwork
+from paramgraph.nn.nfn import NFN
+from paramgraph.nn.nft import NFT
 from paramgraph.nn.ng_gnn import NeuralGraphGNN
 from paramgraph.nn.operator import OperatorMetanetwork
+from paramgraph.nn.pretrained import load_metanetwork, save_metanetwork
+from paramgraph.nn.probes import ProbeEncoder, ProbePoints
+from paramgraph.nn.probing import ProbingMetanetwork
+from paramgraph.nn.readouts import GraphReadout
 from paramgraph.nn.standardize import Standardizer
 
 __all__ = [
     "CONFIGS",
+    "NFN",
+    "NFT",
+    "BoundedHead",
+    "ChainMetanetwork",
+    "Config",
+    "DWSNet",
+    "DeepMetaClassifier",
+    "DeepSets",
+    "EditedNetworks",
+    "EntryHead",
     "FlatMLP",
+    "GraphMetanetwork",
+    "GraphMetanetworkTransformer",
+    "GraphReadout",
     "Metanetwork",
+    "NetworkEditor",
     "NeuralGraphGNN",
     "OperatorMetanetwork",
+    "ProbeEncoder",
+    "ProbePoints",
+    "ProbingMetanetwork",
     "Standardizer",
     "StatNN",
+    "chain_options",
+    "from_config",
     "layer_statistics",
     "load_metanetwork",
     "make_metanetwork",

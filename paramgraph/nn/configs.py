@@ -1,36 +1,222 @@
-"""Metanetworks by name, and how they are stored: safetensors with a JSON header."""
+"""Metanetworks by name: each published setting is one line of ``CONFIGS``."""
 
 from __future__ import annotations
 
-import os
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from paramgraph.errors import CheckpointError
 from paramgraph.nn.baselines import FlatMLP, StatNN
+from paramgraph.nn.deepsets import DeepSets
+from paramgraph.nn.dmc import DeepMetaClassifier
+from paramgraph.nn.dws import DWSNet
+from paramgraph.nn.gmn import GraphMetanetwork
+from paramgraph.nn.gmn_transformer import GraphMetanetworkTransformer
 from paramgraph.nn.metanetwork import Metanetwork
+from paramgraph.nn.nfn import NFN
+from paramgraph.nn.nft import NFT
 from paramgraph.nn.ng_gnn import NeuralGraphGNN
 from paramgraph.nn.operator import OperatorMetanetwork
-from paramgraph.storage import load_tensors, save_tensors
+from paramgraph.nn.probing import ProbingMetanetwork
 
-__all__ = ["CONFIGS", "load_metanetwork", "make_metanetwork", "save_metanetwork"]
+__all__ = ["CONFIGS", "Config", "from_config", "make_metanetwork"]
 
-CONFIGS: dict[str, tuple[type[Metanetwork], dict[str, Any]]] = {
-    "operator": (OperatorMetanetwork, {}),
-    "ng-gnn": (NeuralGraphGNN, {}),
-    "ng-gnn-inr": (
-        NeuralGraphGNN,
-        {"num_frequencies": 128, "sigma": 3.0, "dropout": 0.2, "readout": "outputs"},
-    ),
-    "statnn": (StatNN, {}),
-    "flat-mlp": (FlatMLP, {}),
+
+@dataclass(frozen=True)
+class Config:
+    """A setting with a name.
+
+    Attributes:
+        kind: The class.
+        summary: What it is, in one line.
+        source: Where it was published.
+        options: Constructor arguments; those not named keep the defaults of the class.
+    """
+
+    kind: type[Metanetwork]
+    summary: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_KOFINAS = "Kofinas et al. 2024 (https://arxiv.org/abs/2403.12143)"
+_LIM = "Lim et al. 2024 (https://arxiv.org/abs/2312.04501)"
+_ZHOU = "Zhou et al. 2023 (https://arxiv.org/abs/2302.14040)"
+_PROBEGEN = "Kahana et al. 2024 (https://arxiv.org/abs/2410.10811)"
+
+_INR = {"widths": [2, 32, 32, 1]}
+_PAPER = {"num_frequencies": 128, "sigma": 3.0, "kind_embedding": False, "readout": "outputs"}
+_NG_INR = {
+    **_PAPER,
+    "dropout": 0.2,
+    "activation_embedding": False,
+    "max_inputs": 2,
+    "max_hidden_layers": 2,
+    "max_outputs": 1,
 }
-"""Name to class and options; ``ng-gnn-inr`` is the papers' setting for INRs."""
+_NG_PROBES = {"num_layers": 4, "std": False, "num_channels": 2, "num_waves": 0}
+_NG_CNN = {
+    **_PAPER,
+    "num_outputs": 10,
+    "reverse_edges": False,
+    "max_outputs": 10,
+    "num_activations": 7,
+}
+_NG_CNN_ZOO = {
+    **_NG_CNN,
+    "hidden_dim": 256,
+    "linear_as_conv": False,
+    "max_kernel": (3, 3),
+    "max_inputs": 1,
+    "max_hidden_layers": 3,
+}
+_NG_WILD_PARK = {
+    **_NG_CNN,
+    "hidden_dim": 64,
+    "max_kernel": (7, 7),
+    "max_inputs": 3,
+    "max_hidden_layers": 5,
+}
 
-_FORMAT = 1
+CONFIGS: dict[str, Config] = {
+    "operator": Config(
+        OperatorMetanetwork,
+        "our own: learned signals pushed through the weights, any network",
+        "docs/operator.md",
+    ),
+    "ng-gnn": Config(NeuralGraphGNN, "graph network on neurons and weights, any network", _KOFINAS),
+    "ng-gnn-inr": Config(NeuralGraphGNN, "as published for INRs 2-32-32-1", _KOFINAS, _NG_INR),
+    "ng-gnn-inr-probes": Config(
+        NeuralGraphGNN,
+        "as published for INRs 2-32-32-1, with 64 learned inputs",
+        _KOFINAS,
+        {**_NG_INR, "num_probes": 64, "probe_options": _NG_PROBES},
+    ),
+    "ng-gnn-cnn-zoo": Config(
+        NeuralGraphGNN,
+        "as published for the small CNN zoo: 1 input channel, kernels to 3 x 3, 10 classes",
+        _KOFINAS,
+        _NG_CNN_ZOO,
+    ),
+    "ng-gnn-wild-park": Config(
+        NeuralGraphGNN,
+        "as published for CNNs of mixed architecture: 3 channels, kernels to 7 x 7, 10 classes",
+        _KOFINAS,
+        _NG_WILD_PARK,
+    ),
+    "gmn": Config(GraphMetanetwork, "message passing with one edge per scalar, any network", _LIM),
+    "gmn-transformer": Config(
+        GraphMetanetworkTransformer, "attention along edges and among nodes, any network", _LIM
+    ),
+    "probing": Config(
+        ProbingMetanetwork,
+        "outputs on 64 free learned inputs, any network that can be run",
+        _PROBEGEN,
+        {"generator": "free"},
+    ),
+    "probegen": Config(
+        ProbingMetanetwork,
+        "outputs on 64 inputs that a deep linear generator makes, any network that can be run",
+        _PROBEGEN,
+        {"generator": "deep-linear"},
+    ),
+    "dws": Config(
+        DWSNet,
+        "all linear maps that commute with hidden permutations, INRs 2-32-32-1",
+        "Navon et al. 2023 (https://arxiv.org/abs/2301.12780)",
+        _INR,
+    ),
+    "nfn-np": Config(
+        NFN,
+        "equivariant linear maps, inputs and outputs told apart by waves, INRs 2-32-32-1",
+        _ZHOU,
+        {**_INR, "variant": "NP"},
+    ),
+    "nfn-hnp": Config(
+        NFN,
+        "equivariant linear maps, inputs and outputs as channels, INRs 2-32-32-1",
+        _ZHOU,
+        {**_INR, "variant": "HNP"},
+    ),
+    "nft": Config(
+        NFT,
+        "attention between rows and columns of weights, INRs 2-32-32-1",
+        "Zhou et al. 2023 (https://arxiv.org/abs/2305.13546)",
+        _INR,
+    ),
+    "dmc": Config(
+        DeepMetaClassifier,
+        "a 1-D CNN on the flat weights, any network; knows no symmetry",
+        "Eilertsen et al. 2020 (https://arxiv.org/abs/2002.05688)",
+    ),
+    "deepsets": Config(
+        DeepSets,
+        "the set of all weights, each with its place, any network",
+        "Zaheer et al. 2017 (https://arxiv.org/abs/1703.06114)",
+    ),
+    "statnn": Config(
+        StatNN,
+        "an MLP on statistics of each layer's weights, any network",
+        "Unterthiner et al. 2020 (https://arxiv.org/abs/2002.11448)",
+    ),
+    "flat-mlp": Config(
+        FlatMLP,
+        "an MLP on the flat weights of one architecture; knows no symmetry",
+        "baseline of Navon et al. 2023 (https://arxiv.org/abs/2301.12780)",
+    ),
+}
+"""Name to setting; a further setting is a further line."""
+
+
+def from_config(config: str | Mapping[str, Any], **options: Any) -> Metanetwork:
+    """Build a metanetwork from the name of a setting, or from a dict with its name and options.
+
+    Args:
+        config: A key of ``CONFIGS``, or ``{"name": ..., "out_dim": ..., "options": {...}}``.
+        options: Constructor arguments, ``out_dim`` among them; they replace those of the config.
+
+    Raises:
+        ValueError: Unknown name or option (the message lists those there are), a dict with other
+            keys, no ``out_dim``, or a value that the class refuses.
+
+    Example:
+        >>> from_config("operator", out_dim=10, hidden_dim=16).hidden_dim
+        16
+        >>> from_config({"name": "nft", "out_dim": 3, "options": {"widths": [4, 8, 2]}}).widths
+        (4, 8, 2)
+    """
+    given: dict[str, Any] = {"name": config} if isinstance(config, str) else dict(config)
+    if extra := given.keys() - {"name", "out_dim", "options"}:
+        raise ValueError(
+            f"a config has the keys name, out_dim and options, but this one also has "
+            f"{', '.join(sorted(map(repr, extra)))}: constructor arguments stand in options."
+        )
+    name = given.get("name")
+    if name not in CONFIGS:
+        raise ValueError(f"no metanetwork is named {name!r}; choose one of {', '.join(CONFIGS)}.")
+    setting = CONFIGS[name]
+    own = {**given.get("options", {}), **options}
+    if "out_dim" in given:
+        own.setdefault("out_dim", given["out_dim"])
+    if "out_dim" not in own:
+        raise ValueError(f"metanetwork {name!r} needs out_dim, its number of outputs.")
+    names = list(inspect.signature(setting.kind).parameters)
+    if unknown := [option for option in own if option not in names]:
+        raise ValueError(
+            f"metanetwork {name!r} has no option {', '.join(map(repr, unknown))}; choose from "
+            f"{', '.join(names)}."
+        )
+    try:
+        metanetwork = setting.kind(**{**setting.options, **own})
+    except TypeError as error:
+        raise ValueError(f"metanetwork {name!r} cannot be built with {own}: {error}") from error
+    metanetwork.config = {"name": name, "out_dim": own.pop("out_dim"), "options": own}
+    return metanetwork
 
 
 def make_metanetwork(name: str, out_dim: int, **options: Any) -> Metanetwork:
-    """Build a metanetwork by name.
+    """Build a metanetwork by name; ``from_config`` with the number of outputs in second place.
 
     Args:
         name: A key of ``CONFIGS``.
@@ -44,55 +230,4 @@ def make_metanetwork(name: str, out_dim: int, **options: Any) -> Metanetwork:
         >>> make_metanetwork("operator", 10, hidden_dim=16).hidden_dim
         16
     """
-    if name not in CONFIGS:
-        raise ValueError(f"no metanetwork is named {name!r}; choose one of {', '.join(CONFIGS)}.")
-    kind, defaults = CONFIGS[name]
-    try:
-        metanetwork = kind(out_dim, **{**defaults, **options})
-    except TypeError as error:
-        raise ValueError(f"metanetwork {name!r} cannot be built with {options}: {error}") from error
-    metanetwork.config = {"name": name, "out_dim": out_dim, "options": options}
-    return metanetwork
-
-
-def save_metanetwork(
-    path: str | os.PathLike[str], metanetwork: Metanetwork, extra: dict[str, Any] | None = None
-) -> None:
-    """Write weights and configuration to one safetensors file, atomically.
-
-    Args:
-        path: File to write.
-        metanetwork: Made by ``make_metanetwork``.
-        extra: Further JSON-able facts for the header (task, zoo, metrics).
-
-    Raises:
-        CheckpointError: It was not made by name, or the file cannot be written.
-    """
-    if metanetwork.config is None:
-        raise CheckpointError(
-            f"cannot save {type(metanetwork).__name__}: its configuration is unknown. Build it "
-            "with make_metanetwork(name, out_dim, ...), so that it can be built again."
-        )
-    header = {"paramgraph_metanetwork": _FORMAT, **metanetwork.config, "extra": extra or {}}
-    tensors = {name: tensor.contiguous() for name, tensor in metanetwork.state_dict().items()}
-    save_tensors(path, tensors, header)
-
-
-def load_metanetwork(path: str | os.PathLike[str]) -> tuple[Metanetwork, dict[str, Any]]:
-    """Read what ``save_metanetwork`` wrote.
-
-    Returns:
-        The metanetwork in evaluation mode, and the extra facts of its header.
-
-    Raises:
-        CheckpointError: The file is damaged, or is not a metanetwork.
-    """
-    tensors, header = load_tensors(path)
-    if header.get("paramgraph_metanetwork") != _FORMAT:
-        raise CheckpointError(
-            f"{path} holds no metanetwork of format {_FORMAT}: its header says "
-            f"{header.get('paramgraph_metanetwork')!r}. Give the best.safetensors of a run folder."
-        )
-    metanetwork = make_metanetwork(header["name"], header["out_dim"], **header["options"])
-    metanetwork.load(tensors, str(path))
-    return metanetwork.eval(), header["extra"]
+    return from_config(name, out_dim=out_dim, **options)
