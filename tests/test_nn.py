@@ -469,7 +469,7 @@ def test_stored_weights_are_taken_over_with_the_statistics(
 
 def test_stored_weights_of_another_metanetwork_are_refused() -> None:
     state = OperatorMetanetwork(2, hidden_dim=8).state_dict()
-    match = r"(?s)best.pt does not fit StatNN with None: .*center.* shape torch.Size..3.."
+    match = r"(?s)best.pt does not fit StatNN with .'hidden_dim': 256.*: .*center.* shape .*.3.."
     with pytest.raises(pg.CheckpointError, match=match):
         StatNN(2).load({"center": torch.zeros(3)}, "best.pt")
     with pytest.raises(pg.CheckpointError, match="epoch 3 does not fit OperatorMetanetwork"):

@@ -20,7 +20,7 @@ from torch import Tensor
 from paramgraph.batch import collate
 from paramgraph.capture import capture
 from paramgraph.errors import CheckpointError, ZooError
-from paramgraph.nn import load_metanetwork, make_metanetwork
+from paramgraph.nn import Metanetwork, make_metanetwork
 from paramgraph.structure import EdgeKind, ScaleKind
 from paramgraph.tasks import (
     AccuracyPrediction,
@@ -263,7 +263,7 @@ def _csv(folder: Path) -> list[dict[str, str]]:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    return load_metanetwork(folder / "best.safetensors")[0].state_dict()
+    return Metanetwork.load_file(folder / "best.safetensors")[0].state_dict()
 
 
 def test_a_run_writes_its_folder(run: RunResult) -> None:

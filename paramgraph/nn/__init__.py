@@ -19,7 +19,6 @@ from paramgraph.nn.nfn import NFN
 from paramgraph.nn.nft import NFT
 from paramgraph.nn.ng_gnn import NeuralGraphGNN
 from paramgraph.nn.operator import OperatorMetanetwork
-from paramgraph.nn.pretrained import load_metanetwork, save_metanetwork
 from paramgraph.nn.probes import ProbeEncoder, ProbePoints
 from paramgraph.nn.probing import ProbingMetanetwork
 from paramgraph.nn.readouts import GraphReadout
@@ -53,7 +52,5 @@ __all__ = [
     "chain_options",
     "from_config",
     "layer_statistics",
-    "load_metanetwork",
     "make_metanetwork",
-    "save_metanetwork",
 ]

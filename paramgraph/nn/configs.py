@@ -170,10 +170,11 @@ CONFIGS: dict[str, Config] = {
 
 
 def from_config(config: str | Mapping[str, Any], **options: Any) -> Metanetwork:
-    """Build a metanetwork from the name of a setting, or from a dict with its name and options.
+    """Build a metanetwork from the name of a setting, or from a dict such as its own ``config``.
 
     Args:
-        config: A key of ``CONFIGS``, or ``{"name": ..., "out_dim": ..., "options": {...}}``.
+        config: A key of ``CONFIGS``, or a dict with that ``"name"`` (or the name of a ``"class"``),
+            ``"out_dim"``, ``"level"`` and ``"options"``.
         options: Constructor arguments, ``out_dim`` among them; they replace those of the config.
 
     Raises:
@@ -183,36 +184,54 @@ def from_config(config: str | Mapping[str, Any], **options: Any) -> Metanetwork:
     Example:
         >>> from_config("operator", out_dim=10, hidden_dim=16).hidden_dim
         16
-        >>> from_config({"name": "nft", "out_dim": 3, "options": {"widths": [4, 8, 2]}}).widths
+        >>> nft = from_config({"name": "nft", "out_dim": 3, "options": {"widths": [4, 8, 2]}})
+        >>> from_config(nft.config).widths
         (4, 8, 2)
     """
     given: dict[str, Any] = {"name": config} if isinstance(config, str) else dict(config)
-    if extra := given.keys() - {"name", "out_dim", "options"}:
+    if extra := given.keys() - {"class", "name", "out_dim", "level", "options"}:
         raise ValueError(
-            f"a config has the keys name, out_dim and options, but this one also has "
-            f"{', '.join(sorted(map(repr, extra)))}: constructor arguments stand in options."
+            "a config has the keys class, name, out_dim, level and options, but this one also has "
+            f"{', '.join(sorted(map(repr, extra)))}: other arguments stand in options."
         )
-    name = given.get("name")
-    if name not in CONFIGS:
-        raise ValueError(f"no metanetwork is named {name!r}; choose one of {', '.join(CONFIGS)}.")
-    setting = CONFIGS[name]
-    own = {**given.get("options", {}), **options}
-    if "out_dim" in given:
-        own.setdefault("out_dim", given["out_dim"])
-    if "out_dim" not in own:
-        raise ValueError(f"metanetwork {name!r} needs out_dim, its number of outputs.")
+    name, setting = _setting(given)
     names = list(inspect.signature(setting.kind).parameters)
+    own = dict(given.get("options", {}))
+    own |= {key: given[key] for key in ("out_dim", "level") if key in given and key in names}
+    own |= options
     if unknown := [option for option in own if option not in names]:
         raise ValueError(
             f"metanetwork {name!r} has no option {', '.join(map(repr, unknown))}; choose from "
             f"{', '.join(names)}."
         )
+    if "out_dim" not in own:
+        raise ValueError(f"metanetwork {name!r} needs out_dim, its number of outputs.")
     try:
         metanetwork = setting.kind(**{**setting.options, **own})
     except TypeError as error:
         raise ValueError(f"metanetwork {name!r} cannot be built with {own}: {error}") from error
-    metanetwork.config = {"name": name, "out_dim": own.pop("out_dim"), "options": own}
+    if given.get("level", metanetwork.level) != metanetwork.level and "level" not in own:
+        raise ValueError(f"metanetwork {name!r} has no outputs at level {given['level']!r}.")
+    metanetwork.setting = given.get("name")
     return metanetwork
+
+
+def _setting(given: Mapping[str, Any]) -> tuple[str, Config]:
+    """The setting that a dict names; without a name, its class with no options."""
+    name, kind = given.get("name"), given.get("class")
+    if name is None and kind is not None:
+        kinds = {config.kind.__name__: config.kind for config in CONFIGS.values()}
+        if kind not in kinds:
+            raise ValueError(f"no metanetwork is a {kind!r}; choose one of {', '.join(kinds)}.")
+        return kind, Config(kinds[kind], "", "")
+    if name not in CONFIGS:
+        raise ValueError(f"no metanetwork is named {name!r}; choose one of {', '.join(CONFIGS)}.")
+    if kind not in (None, CONFIGS[name].kind.__name__):
+        raise ValueError(
+            f"metanetwork {name!r} is a {CONFIGS[name].kind.__name__}, but the config says "
+            f"{kind!r}."
+        )
+    return name, CONFIGS[name]
 
 
 def make_metanetwork(name: str, out_dim: int, **options: Any) -> Metanetwork:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
-from paramgraph.errors import CheckpointError
+from paramgraph.nn.pretrained import Pretrained
 
 __all__ = ["Level", "Metanetwork", "mlp", "network_mean"]
 
@@ -16,7 +16,7 @@ Level = Literal["graph", "neuron", "parameter"]
 """What a metanetwork speaks about: each network, each neuron, or each entry of each parameter."""
 
 
-class Metanetwork(nn.Module):
+class Metanetwork(Pretrained):
     """A module that reads a ``GraphBatch`` and predicts; at which ``level`` is its choice.
 
     | level | ``forward`` returns | law |
@@ -54,7 +54,6 @@ class Metanetwork(nn.Module):
             )
         self.out_dim = out_dim
         self.level = level
-        self.config: dict[str, Any] | None = None
 
     def promised_symmetries(self) -> frozenset[str]:
         """The laws that this instance promises; may depend on its options."""
@@ -67,23 +66,6 @@ class Metanetwork(nn.Module):
         """
         for _ in batches:
             return
-
-    def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Take over stored weights.
-
-        Args:
-            tensors: A state dict of the same class and options.
-            source: Where they come from, for the message.
-
-        Raises:
-            CheckpointError: The tensors are not those of this metanetwork.
-        """
-        try:
-            self.load_state_dict(dict(tensors))
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{source} does not fit {type(self).__name__} with {self.config}: {error}"
-            ) from error
 
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int, *, dropout: float = 0.0) -> nn.Sequential:

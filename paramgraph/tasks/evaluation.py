@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from paramgraph.errors import CheckpointError
-from paramgraph.nn import load_metanetwork
+from paramgraph.nn import Metanetwork
 from paramgraph.tasks.data import capture_zoo, load_networks
 from paramgraph.tasks.task import make_task
 from paramgraph.tasks.training import predict_all
@@ -33,7 +33,7 @@ def evaluate(
     path = Path(run) / "best.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{run} holds no finished run: it has no best.safetensors.")
-    metanetwork, facts = load_metanetwork(path)
+    metanetwork, facts = Metanetwork.load_file(path)
     if "task" not in facts:
         raise CheckpointError(f"{path} was not written by a training run: its header has no task.")
     task = make_task(facts["task"], zoo)

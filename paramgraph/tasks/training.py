@@ -14,7 +14,7 @@ from torch import Tensor
 
 from paramgraph.errors import CheckpointError, ZooError
 from paramgraph.graph import ParamGraph
-from paramgraph.nn import Metanetwork, make_metanetwork, save_metanetwork
+from paramgraph.nn import Metanetwork, make_metanetwork
 from paramgraph.storage import write_atomic
 from paramgraph.tasks.data import EpochOrder, LoadedNetworks, as_tensor, capture_zoo, load_networks
 from paramgraph.tasks.task import Task, make_task
@@ -132,7 +132,7 @@ def train(
         metrics[name] = made_task.metrics(outputs[name], networks.target)
     num_parameters = sum(p.numel() for p in metanetwork.parameters())
     facts = {"task": task, "zoo": str(zoo.info.get("recipe", "")), "metrics": metrics}
-    save_metanetwork(folder / "best.safetensors", metanetwork.cpu(), facts)
+    metanetwork.cpu().save_file(folder / "best.safetensors", facts)
     report = {
         "task": task,
         "metanetwork": config.metanetwork,
