@@ -1,0 +1,209 @@
+"""Relational attention: queries, keys and values of a pair of nodes from both nodes and their edge.
+
+Two arrangements of one function: ``dense`` follows the equations, over all pairs at once;
+the others work tile by tile and compute a tile anew in the backward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear
+
+__all__ = ["RelationalAttention", "RelationalLayer"]
+
+
+class RelationalAttention(nn.Module):
+    """``y_i = sum_j a_ij v_ij``, ``a_ij = softmax_j(q_ij . k_ij / sqrt(d))`` over all nodes j.
+
+    ``q_ij = Q x_i + Eq e_ij``, ``k_ij = K x_j + Ek e_ij``, and ``v_ij = (V x_j) * (Em e_ij) +
+    Ev e_ij``, or the classic ``V x_j + Ev e_ij``. All maps are without biases.
+
+    Args:
+        node_dim: Width of nodes x.
+        edge_dim: Width of edges e.
+        attn_dim: Width d of all heads together.
+        num_heads: Heads.
+        modulated_values: Which form of the values.
+
+    References:
+        Kofinas et al. 2024, eq. 5; Diao and Loynd 2023, section 3
+        (https://arxiv.org/abs/2210.05062).
+    """
+
+    def __init__(
+        self,
+        node_dim: int,
+        edge_dim: int,
+        attn_dim: int,
+        num_heads: int,
+        *,
+        modulated_values: bool,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.modulated_values = modulated_values
+        self.query_key_value = nn.Linear(node_dim, 3 * attn_dim, bias=False)
+        self.edge_maps = nn.Linear(edge_dim, (3 + modulated_values) * attn_dim, bias=False)
+        self.scale = attn_dim**-0.5
+
+    def project(self, x: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the first rows ``[B, r, d]``, keys and values of all nodes ``[B, n, d]``."""
+        q, k, v = self.query_key_value.weight.chunk(3)
+        return linear(x[:, :num_rows], q), linear(x, k), linear(x, v)
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, e: Tensor) -> Tensor:
+        """As in the equations.
+
+        Args:
+            q: ``[B, r, d]``.
+            k: ``[B, n, d]``.
+            v: ``[B, n, d]``.
+            e: Edges of all pairs ``[B, r, n, edge_dim]``.
+
+        Returns:
+            ``[B, r, d]``.
+        """
+        heads = (self.num_heads, -1)
+        of_edges = self.edge_maps(e).chunk(3 + self.modulated_values, dim=-1)
+        query = (q[:, :, None] + of_edges[0]).unflatten(-1, heads)
+        key = (k[:, None] + of_edges[1]).unflatten(-1, heads)
+        weight = (self.scale * (query * key).sum(-1)).softmax(2)  # [B, r, n, heads]
+        values = v[:, None].expand(-1, q.shape[1], -1, -1)
+        if self.modulated_values:
+            values = values * of_edges[2]
+        values = (values + of_edges[-1]).unflatten(-1, heads)
+        return (weight[..., None] * values).sum(2).flatten(2)
+
+    def tile(self, q: Tensor, k: Tensor, v: Tensor, e: Tensor) -> Tensor:
+        """The same with fewer tensors of the size of all pairs."""
+        return self.dense(q, k, v, e)
+
+    def along_pairs(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        e: Tensor,
+        position: Tensor,
+        source: Tensor,
+        target: Tensor,
+    ) -> Tensor:
+        """The same where only some pairs have an edge, and ``e_ij = 0`` for all others.
+
+        Args:
+            q: ``[B, r, d]``.
+            k: ``[B, n, d]``.
+            v: ``[B, n, d]``.
+            e: ``[P, edge_dim]``.
+            position: ``[P]`` places of these pairs in ``[B, r, n]``.
+            source: ``[P]`` places of their i in ``[B, r]``.
+            target: ``[P]`` places of their j in ``[B, n]``.
+
+        Returns:
+            ``[B, r, d]``.
+        """
+        heads = (self.num_heads, -1)
+        of_edges = self.edge_maps(e).chunk(3 + self.modulated_values, dim=-1)
+        query = q.flatten(0, 1).index_select(0, source) + of_edges[0]
+        key = k.flatten(0, 1).index_select(0, target) + of_edges[1]
+        joined = (query * key).unflatten(-1, heads).sum(-1)  # [P, heads]
+        q, k, v = (rows.unflatten(-1, heads).permute(2, 0, 1, 3) for rows in (q, k, v))
+        scores = q @ k.transpose(2, 3)  # [heads, B, r, n]
+        shape = scores.shape
+        scores = scores.flatten(1).index_copy(1, position, joined.T)
+        weight = (self.scale * scores).view(shape).softmax(3)
+        own = weight.flatten(1).index_select(1, position).T[..., None]  # [P, heads, 1]
+        values = of_edges[-1]
+        if self.modulated_values:
+            rows = v.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+            values = values + rows.index_select(0, target) * of_edges[2]
+        values = (own * values.unflatten(-1, heads)).flatten(1)
+        found = values.new_zeros(q.shape[1] * q.shape[2], values.shape[1])
+        found = found.index_add(0, source, values).unflatten(0, q.shape[1:3])
+        if not self.modulated_values:
+            found = found + (weight @ v).permute(1, 2, 0, 3).flatten(2)
+        return found
+
+
+class RelationalLayer(nn.Module):
+    """Relational attention, then a two-layer map of nodes, then an update of edges.
+
+    ``x <- LN(x + W0 Wo y)``, ``x <- LN(x + L2 gelu(L1 x))``; with the new x
+    ``e_ij <- LN(e_ij + M1 gelu(Me [e_ij; e_ji] + Ms x_i + Mt x_j))``,
+    ``e_ij <- LN(e_ij + N2 gelu(N1 e_ij))``. L1 and N1 are without biases.
+
+    Args:
+        node_dim: Width of nodes.
+        edge_dim: Width of edges.
+        attn_dim: Width of all heads together.
+        node_hidden_dim: Width between L1 and L2.
+        edge_hidden_dim: Width between Me and M1, and between N1 and N2.
+        num_heads: Heads.
+        dropout: Of each update.
+        modulated_values: See ``RelationalAttention``.
+        updates_edges: Whether edges are updated; the last layer need not if none is read.
+
+    References:
+        Kofinas et al. 2024, section 3; Diao and Loynd 2023, section 3.
+    """
+
+    def __init__(
+        self,
+        node_dim: int,
+        edge_dim: int,
+        attn_dim: int,
+        node_hidden_dim: int,
+        edge_hidden_dim: int,
+        num_heads: int,
+        *,
+        dropout: float,
+        modulated_values: bool,
+        updates_edges: bool,
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.attention = RelationalAttention(
+            node_dim, edge_dim, attn_dim, num_heads, modulated_values=modulated_values
+        )
+        self.attention_out = nn.Linear(attn_dim, node_dim)
+        self.node_out = nn.Linear(node_dim, node_dim)
+        self.node_norm = nn.LayerNorm(node_dim)
+        self.node_first = nn.Linear(node_dim, node_hidden_dim, bias=False)
+        self.node_second = nn.Linear(node_hidden_dim, node_dim)
+        self.node_last_norm = nn.LayerNorm(node_dim)
+        self.updates_edges = updates_edges
+        if updates_edges:
+            self.edge_own = nn.Linear(2 * edge_dim, edge_hidden_dim)
+            self.edge_source = nn.Linear(node_dim, edge_hidden_dim)
+            self.edge_target = nn.Linear(node_dim, edge_hidden_dim)
+            self.edge_out = nn.Linear(edge_hidden_dim, edge_dim)
+            self.edge_norm = nn.LayerNorm(edge_dim)
+            self.edge_first = nn.Linear(edge_dim, edge_hidden_dim, bias=False)
+            self.edge_second = nn.Linear(edge_hidden_dim, edge_dim)
+            self.edge_last_norm = nn.LayerNorm(edge_dim)
+
+    def update_nodes(self, x: Tensor, found: Tensor) -> Tensor:
+        """New nodes ``[..., node_dim]`` from what attention found ``[..., attn_dim]``."""
+        x = self.node_norm(x + self.dropout(self.node_out(self.attention_out(found))))
+        inner = self.node_second(gelu(self.node_first(x)))
+        rows: Tensor = self.node_last_norm(x + self.dropout(inner))
+        return rows
+
+    def edge_ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What nodes say as i and as j of an edge, each ``[..., edge_hidden_dim]``."""
+        return self.edge_source(x), self.edge_target(x)
+
+    def update_edges(self, e: Tensor, reverse: Tensor, ends: Tensor) -> Tensor:
+        """New edges.
+
+        Args:
+            e: ``e_ij``, ``[..., edge_dim]``.
+            reverse: ``e_ji``, in the places of ``e_ij``.
+            ends: ``Ms x_i + Mt x_j``, ``[..., edge_hidden_dim]``.
+        """
+        inner = self.edge_own(torch.cat([e, reverse], dim=-1)) + ends
+        e = self.edge_norm(e + self.dropout(self.edge_out(gelu(inner))))
+        inner = self.edge_second(gelu(self.edge_first(e)))
+        rows: Tensor = self.edge_last_norm(e + self.dropout(inner))
+        return rows
