@@ -68,10 +68,9 @@ class Pretrained(nn.Module):
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 options |= options.pop(name)
-        top = {"out_dim": self.out_dim, "level": self.level}
+        top: dict[str, Any] = {"out_dim": self.out_dim, "level": self.level}
         others = {name: value for name, value in options.items() if name not in top}
-        name = {"class": type(self).__name__, "name": self.setting}
-        return {**name, **top, "options": others}
+        return {"class": type(self).__name__, "name": self.setting, **top, "options": others}
 
     def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Take over stored weights.
@@ -228,14 +227,15 @@ class Pretrained(nn.Module):
     ) -> Self:
         """A new metanetwork with these weights, in their precision, in evaluation mode."""
         metanetwork = cls._built(config, str(source))
-        kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+        kinds = list({t.dtype for t in tensors.values() if t.is_floating_point()})
         if len(kinds) > 1:
             raise CheckpointError(
                 f"{source} holds tensors of several precisions "
                 f"({', '.join(sorted(map(str, kinds)))}): convert the metanetwork with .float() or "
                 ".double(), and save it again."
             )
-        metanetwork.to(*kinds)
+        if kinds:
+            metanetwork.to(kinds[0])
         metanetwork.load(tensors, str(source))
         return metanetwork.eval()
 
