@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from paramgraph.nn.attention_tile import EdgeMaps, attend_tile
+from paramgraph.nn.fast_dropout import FastDropout
+
 __all__ = ["RelationalAttention", "RelationalLayer"]
 
 
@@ -76,8 +79,11 @@ class RelationalAttention(nn.Module):
         return (weight[..., None] * values).sum(2).flatten(2)
 
     def tile(self, q: Tensor, k: Tensor, v: Tensor, e: Tensor) -> Tensor:
-        """The same with fewer tensors of the size of all pairs."""
-        return self.dense(q, k, v, e)
+        """The same, of a tile at a time; see ``attend_tile``."""
+        maps = self.edge_maps.weight.chunk(3 + self.modulated_values)
+        factor = maps[2] if self.modulated_values else None
+        scaled = EdgeMaps(self.scale * maps[0], maps[1], factor, maps[-1])
+        return attend_tile(self.scale * q, k, v, e, scaled, self.num_heads)
 
     def along_pairs(
         self,
@@ -162,7 +168,7 @@ class RelationalLayer(nn.Module):
         updates_edges: bool,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.attention = RelationalAttention(
             node_dim, edge_dim, attn_dim, num_heads, modulated_values=modulated_values
         )

@@ -49,16 +49,12 @@ def pass_all_pairs(
         mask = e.new_zeros(b * n * n).index_fill(0, pairs.position, 1).view(b, n, n, 1)
     for number, layer in enumerate(layers):
         rows = _rows(group, layers, number)
-        attend = layer.attention.tile if is_tiled else layer.attention.dense
         q, k, v = layer.attention.project(x, rows.num_rows)
-        found = [
-            _again(is_tiled, layer, attend, q_rows, k, v, e_rows)
-            for q_rows, e_rows in zip(
-                _cut(q, rows, is_tiled),
-                _cut(e[:, : rows.num_rows], rows, is_tiled),
-                strict=True,
-            )
-        ]
+        attend = layer.attention.tile if is_tiled else layer.attention.dense
+        tiles = zip(
+            *(_cut(part, rows, is_tiled) for part in (q, e[:, : rows.num_rows])), strict=True
+        )
+        found = [attend(q_rows, k, v, e_rows) for q_rows, e_rows in tiles]
         x = layer.update_nodes(x[:, : rows.num_rows], torch.cat(found, dim=1))
         if layer.updates_edges:
             rows = _rows(group, layers, number + 1)
