@@ -17,6 +17,7 @@ from paramgraph.errors import (
 )
 from paramgraph.explicit import ExplicitGraph
 from paramgraph.graph import ParamGraph
+from paramgraph.nn import Metanetwork, NetworkEditor, from_config
 from paramgraph.structure import AxisGroup, EdgeBlock, NeuronGroup, ScaleGroup
 from paramgraph.symmetry import Symmetry
 from paramgraph.values import Values
@@ -33,6 +34,8 @@ __all__ = [
     "ExplicitGraph",
     "GraphBatch",
     "GraphError",
+    "Metanetwork",
+    "NetworkEditor",
     "NeuronGroup",
     "ParamGraph",
     "ParamGraphError",
@@ -44,6 +47,7 @@ __all__ = [
     "ZooError",
     "capture",
     "collate",
+    "from_config",
     "frontends",
     "nn",
     "repair",

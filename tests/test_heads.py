@@ -13,7 +13,7 @@ from networks import Hazard, as_double, outputs
 from torch import Tensor, nn
 
 import paramgraph as pg
-from paramgraph.batch import Entries, GraphBatch, neurons_by_part
+from paramgraph.batch import ROLES, Entries, GraphBatch, neurons_by_part
 from paramgraph.nn import (
     CONFIGS,
     BoundedHead,
@@ -232,6 +232,22 @@ def test_every_trained_parameter_is_edited_and_nothing_else(network: str) -> Non
         change = new[key] - state[key]
         expected = torch.full_like(change, 0.25 if key in trained else 0)
         torch.testing.assert_close(change, expected, rtol=0, atol=1e-12, msg=key)
+
+
+def test_each_role_has_a_scale_of_its_own() -> None:
+    editor = NetworkEditor(Constant(1.0)).double()
+    with torch.no_grad():
+        editor.edge_scale.copy_(torch.arange(1.0, 1 + len(editor.edge_scale)))
+        editor.bias_scale.copy_(torch.tensor([-1.0, -2.0]))
+    batch, state = batch_of("mlp", num=1), state_of("mlp")
+    (edited,) = editor(batch)
+    change = {k: v - state[k] for k, v in edited.state_dict(0, state).items()}
+    roles = [ROLES.index(bucket.role) for bucket in batch.buckets]
+    assert len(set(roles)) == 3  # at the inputs, between hidden neurons, at the outputs
+    scales = [*(role + 1.0 for role in roles), -1.0, -1.0, -2.0]
+    names = ["0.weight", "2.weight", "4.weight", "0.bias", "2.bias", "4.bias"]
+    for name, scale in zip(names, scales, strict=True):
+        torch.testing.assert_close(change[name], torch.full_like(change[name], scale))
 
 
 def test_tied_parameters_stay_tied() -> None:

@@ -28,6 +28,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, help="Run folder.")
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     add_fields(parser, TrainConfig)
+    names = "; ".join(f"{name}: {config.summary}" for name, config in CONFIGS.items())
+    parser.epilog = f"{parser.epilog} Metanetworks: {names}."
 
 
 def _run(arguments: Namespace) -> Answer:
