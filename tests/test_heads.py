@@ -10,6 +10,7 @@ import pytest
 import torch
 from more_networks import ALL_HAZARDS
 from networks import Hazard, as_double, outputs
+from small_settings import small_options
 from torch import Tensor, nn
 
 import paramgraph as pg
@@ -70,12 +71,12 @@ def batch_of(*names: str, num: int = 2) -> GraphBatch:
 
 def editor_of(name: str, network: str, num_sets: int = 1, **options: Any) -> NetworkEditor:
     torch.manual_seed(0)
-    made: dict[str, Any] = {"hidden_dim": 16}
+    made = small_options(name, level="parameter")
     if issubclass(CONFIGS[name].kind, ChainMetanetwork):
         made |= chain_options(captured(network)[0])
     if name == "ng-gnn":
         made["num_frequencies"] = 0
-    m = make_metanetwork(name, num_sets, level="parameter", **made)
+    m = make_metanetwork(name, num_sets, **made)
     editor = NetworkEditor(m, start=0.1, **options).double().eval()
     editor.fit_statistics([batch_of(network)])
     return editor
@@ -137,7 +138,7 @@ def test_the_task_and_the_head_bound_accuracy_alike() -> None:
 def test_outputs_per_neuron_stand_in_the_order_of_the_groups(name: str) -> None:
     torch.manual_seed(0)
     batch = batch_of("mlp", "lstm")
-    m = make_metanetwork(name, 3, level="neuron", hidden_dim=16).double().eval()
+    m = make_metanetwork(name, 3, **small_options(name, level="neuron")).double().eval()
     m.fit_statistics([batch])
     found = m(batch).detach()
     assert found.shape == (batch.num_neurons, 3)

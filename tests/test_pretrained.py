@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from networks import by_name
+from small_settings import small_options
 from torch import nn
 
 import paramgraph as pg
@@ -32,15 +33,6 @@ from paramgraph.nn import (
 from paramgraph.nn.chains import ChainMetanetwork
 from paramgraph.storage import load_tensors, save_tensors
 
-SMALL: dict[str, dict[str, Any]] = {
-    "statnn": {"max_layers": 4},
-    "dmc": {"head_dim": 8, "num_layers": 2},
-    "ng-gnn-inr": {"max_inputs": 8, "num_outputs": 2, "max_outputs": 2},
-    "ng-gnn-inr-probes": {"max_inputs": 8, "num_outputs": 2, "max_outputs": 2, "num_probes": 4},
-    "ng-gnn-cnn-zoo": {"max_inputs": 8, "num_outputs": 2},
-    "ng-gnn-wild-park": {"max_inputs": 8, "num_outputs": 2},
-}
-
 
 def networks(dtype: torch.dtype) -> GraphBatch:
     hazard = by_name("mlp")
@@ -56,10 +48,13 @@ def batch() -> GraphBatch:
 
 
 def made(name: str, **options: Any) -> Metanetwork:
+    """For networks with 3 inputs and 2 outputs."""
     torch.manual_seed(0)
     if issubclass(CONFIGS[name].kind, ChainMetanetwork):
         options["widths"] = [3, 5, 4, 2]
-    return make_metanetwork(name, 2, hidden_dim=16, **SMALL.get(name, {}), **options)
+    if CONFIGS[name].options.get("readout") == "outputs":
+        options |= {"num_outputs": 2, "max_inputs": 3, "max_outputs": 2}
+    return make_metanetwork(name, 2, **small_options(name, **options))
 
 
 # --- what is read predicts the same
