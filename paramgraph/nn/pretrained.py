@@ -6,20 +6,18 @@ written beside its weights as plain JSON; nothing is pickled, and no name in a f
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 from torch import Tensor, nn
 
 from paramgraph.errors import CheckpointError
+from paramgraph.nn.hub import download, upload
 from paramgraph.storage import load_tensors, save_tensors, write_atomic
 
 __all__ = ["Pretrained"]
@@ -28,9 +26,6 @@ _FORMAT = 2
 _KEY = "paramgraph_metanetwork"  # of the number of the format
 _TENSORS, _CONFIG = "model.safetensors", "config.json"
 _FIELDS = {"class": str, "out_dim": int, "level": str, "options": dict}
-_HUB = "huggingface_hub"
-# A repository of the Hub: "name" or "owner/name".
-_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 class Pretrained(nn.Module):
@@ -170,7 +165,8 @@ class Pretrained(nn.Module):
         """
         folder = Path(folder_or_repo)
         if not folder.is_dir():
-            folder = _download(str(folder_or_repo), revision, token)
+            files = [_CONFIG, _TENSORS]
+            folder = download(str(folder_or_repo), files, revision=revision, token=token)
         try:
             config = json.loads((folder / _CONFIG).read_bytes())
         except (OSError, ValueError) as error:
@@ -209,14 +205,9 @@ class Pretrained(nn.Module):
             CheckpointError: The Hub refuses, or cannot be reached.
             ImportError: huggingface_hub is not installed.
         """
-        hub = _hub(f"upload to {repo!r}")
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            try:
-                hub.create_repo(repo, private=private, exist_ok=True, token=token)
-                hub.upload_folder(repo_id=repo, folder_path=folder, revision=revision, token=token)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"cannot upload to {repo!r}: {error}") from error
+            upload(repo, folder, private=private, revision=revision, token=token)
 
     @classmethod
     def _filled(
@@ -295,31 +286,3 @@ def _checked(config: Any, source: str | os.PathLike[str]) -> Mapping[str, Any]:
             )
     checked: Mapping[str, Any] = config
     return checked
-
-
-def _hub(purpose: str) -> ModuleType:
-    try:
-        return importlib.import_module(_HUB)
-    except ImportError as error:
-        raise ImportError(
-            f"cannot {purpose}: this needs huggingface_hub: pip install 'paramgraph[hub]'."
-        ) from error
-
-
-def _download(repo: str, revision: str | None, token: str | None) -> Path:
-    """The two files of a repository, in the cache."""
-    if not _REPOSITORY.fullmatch(repo):
-        raise CheckpointError(
-            f"there is no folder '{repo}', and it is no repository of the Hub ('owner/name')."
-        )
-    hub = _hub(f"read {repo!r}, which is no folder here, from the Hugging Face Hub")
-    try:
-        found = hub.snapshot_download(
-            repo, revision=revision, token=token, allow_patterns=[_TENSORS, _CONFIG]
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"there is no folder '{repo}' here, and the Hugging Face Hub gives no repository of "
-            f"that name: {error}"
-        ) from error
-    return Path(found)
