@@ -6,13 +6,14 @@ and the attention weights is kept for the backward pass, which makes it again.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["EdgeMaps", "attend_tile"]
+__all__ = ["EdgeMaps", "attend_tile", "head_columns"]
 
 
 class EdgeMaps(NamedTuple):
@@ -64,7 +65,7 @@ class _AttendTile(torch.autograd.Function):
         b, r, n, _ = e.shape
         e = e.contiguous()
         query, key = _query_key(q, k, e, eq, ek)
-        scores = query.mul_(key).flatten(0, 2) @ _head_columns(num_heads, q)
+        scores = query.mul_(key).flatten(0, 2) @ head_columns(num_heads, q)
         weight = scores.view(b, r, n, num_heads).softmax(2)
         by_row = weight.view(b * r, n, num_heads).transpose(1, 2)  # [B r, heads, n]
         mixed = by_row @ e.view(b * r, n, -1)
@@ -113,7 +114,7 @@ class _AttendTile(torch.autograd.Function):
             del factor, weighted, d_factor
         # Softmax, then both factors of the scores.
         d_scores = d_weight.sub_((d_weight * by_row).sum(1, keepdim=True)).mul_(by_row)
-        spread = (d_scores.view(b * r * n, -1) @ _head_columns(num_heads, q).T).view(b, r, n, -1)
+        spread = (d_scores.view(b * r * n, -1) @ head_columns(num_heads, q).T).view(b, r, n, -1)
         query, key = _query_key(q, k, e, eq, ek)
         d_key, d_query = query.mul_(spread), key.mul_(spread)
         d_q, d_k = d_query.sum(2), d_key.sum(1)
@@ -132,10 +133,15 @@ def _query_key(q: Tensor, k: Tensor, e: Tensor, eq: Tensor, ek: Tensor) -> tuple
     return query, (flat @ ek.T).view(*e.shape[:3], -1).add_(k[:, None])
 
 
-def _head_columns(num_heads: int, like: Tensor) -> Tensor:
+def head_columns(num_heads: int, like: Tensor) -> Tensor:
     """``[d, heads]`` with 1 where a channel belongs to a head: a product sums each head fastest."""
-    width = like.shape[-1] // num_heads
-    return torch.eye(num_heads, dtype=like.dtype, device=like.device).repeat_interleave(width, 0)
+    return _columns(num_heads, like.shape[-1], like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _columns(num_heads: int, dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    one = torch.eye(num_heads, dtype=dtype, device=device)
+    return one.repeat_interleave(dim // num_heads, 0)
 
 
 def _by_head(weight: Tensor, num_heads: int) -> Tensor:

@@ -58,8 +58,6 @@ class DenseGroup:
         num_nodes: Nodes n of each, a virtual one among them.
         num_outputs: Outputs k of each.
         nodes: ``[B, n]`` rows among all nodes of the batch.
-        edges: Which of the edges in both directions are theirs.
-        slots: For each of these the number of its pair; parallel edges have one pair.
         pairs: All joined pairs.
         read_pairs: Those of the rows that are read; ``pairs`` itself if these are all.
     """
@@ -68,8 +66,6 @@ class DenseGroup:
     num_nodes: int
     num_outputs: int
     nodes: Tensor
-    edges: Tensor
-    slots: Tensor
     pairs: PairList
     read_pairs: PairList
 
@@ -83,13 +79,18 @@ class DenseLayout:
         num_nodes: Neurons, then a virtual node per network (by architecture) if there are any.
         parallel: For each rank above 0 the edges ``[E]`` that join two neurons after so many
             others did.
-        edge_pair: ``[E]`` number of the pair of each edge among the pairs of all groups.
+        nodes: Rows of the nodes of all groups, one group after the other.
+        slots: ``[2 E]`` for each edge, then for each reversed edge, the number of its pair among
+            those of all groups; parallel edges have one pair.
+        pair_sizes: Pairs of each group.
     """
 
     groups: tuple[DenseGroup, ...]
     num_nodes: int
     parallel: tuple[tuple[int, Tensor], ...]
-    edge_pair: Tensor
+    nodes: Tensor
+    slots: Tensor
+    pair_sizes: tuple[int, ...]
 
 
 def dense_layout(
@@ -128,7 +129,7 @@ def _layout(
     flat = make_layout(keys, counts, device)
     sender, receiver, rank = _edges(keys, flat, device)
     network = flat.local_network.to(device)
-    num_networks, num_neurons, num_edges = sum(counts), len(network), len(sender)
+    num_networks, num_neurons = sum(counts), len(network)
     order = torch.where(flat.table[:, 1] == _OUTPUT, 1, 2)
     num_outputs = torch.bincount(network[order == 1], minlength=num_networks)
     if token:
@@ -149,7 +150,8 @@ def _layout(
     shape = torch.stack([num_nodes, num_outputs], dim=1)
     shapes, shape_of = shape.unique(dim=0, return_inverse=True)
     groups: list[DenseGroup] = []
-    edge_pair, num_pairs = torch.zeros(num_edges, dtype=torch.long, device=device), 0
+    slots = torch.empty_like(source)
+    num_pairs = 0
     for kind, (n, k) in enumerate(shapes.tolist()):
         num_rows = {"all": n, "outputs": k, "token": 1}[num_read]
         for members in (shape_of == kind).nonzero()[:, 0].split(max(1, tile_size // (n * n))):
@@ -158,9 +160,8 @@ def _layout(
             edges = (index[network[source]] >= 0).nonzero()[:, 0]
             i, j = source[edges], target[edges]
             position = (index[network[i]] * n + place[i]) * n + place[j]
-            position, slots = position.unique(return_inverse=True)
-            own = edges < num_edges
-            edge_pair[edges[own]] = slots[own] + num_pairs
+            position, own = position.unique(return_inverse=True)
+            slots[edges] = own + num_pairs
             num_pairs += len(position)
             pairs = read_pairs = _pair_list(position, n, n, len(members), tile_size)
             if num_rows < n:
@@ -171,8 +172,6 @@ def _layout(
                     num_nodes=n,
                     num_outputs=k,
                     nodes=by_network[first[members][:, None] + torch.arange(n, device=device)],
-                    edges=edges,
-                    slots=slots,
                     pairs=pairs,
                     read_pairs=read_pairs,
                 )
@@ -182,7 +181,9 @@ def _layout(
         groups=tuple(groups),
         num_nodes=len(network),
         parallel=tuple((number, (rank == number).nonzero()[:, 0]) for number in ranks),
-        edge_pair=edge_pair,
+        nodes=torch.cat([group.nodes.flatten() for group in groups]),
+        slots=slots,
+        pair_sizes=tuple(len(group.pairs.number) for group in groups),
     )
 
 

@@ -9,6 +9,7 @@ is still seen (the paper has none).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,7 +23,7 @@ from paramgraph.nn.metanetwork import Level, Metanetwork
 from paramgraph.nn.pna import edge_mean
 from paramgraph.nn.probes import ProbePoints
 from paramgraph.nn.readouts import GraphReadout
-from paramgraph.nn.relational_attention import RelationalLayer
+from paramgraph.nn.relational_attention import RelationalAttention, RelationalLayer
 from paramgraph.nn.relational_passes import pass_all_pairs, pass_joined_pairs
 from paramgraph.nn.standardize import Standardizer
 
@@ -54,6 +55,8 @@ class NeuralGraphTransformer(Metanetwork):
             tile at a time, and again in the backward pass. The same function; with
             ``edges="graph"``, tiled attention holds nothing of the size of all pairs.
         tile_size: Pairs of a tile.
+        start: ``"xavier"`` as published, or ``"loud"``: attention to all nodes starts almost even,
+            so that a weight is one part in many; unit gains, and 3 for scores, let it be heard.
         num_frequencies: Random Fourier features of weights and biases; 0 uses the values.
         sigma: Spread of their frequencies.
         dropout: Of every update, and in the head.
@@ -114,6 +117,7 @@ class NeuralGraphTransformer(Metanetwork):
         edges: Literal["all", "graph"] = "all",
         attention: Literal["dense", "tiled"] = "tiled",
         tile_size: int = 2**15,
+        start: Literal["loud", "xavier"] = "loud",
         num_frequencies: int = 32,
         sigma: float = 0.1,
         dropout: float = 0.0,
@@ -139,6 +143,8 @@ class NeuralGraphTransformer(Metanetwork):
             raise ValueError(f"edges must be 'all' or 'graph', got {edges!r}.")
         if attention not in ("dense", "tiled"):
             raise ValueError(f"attention must be 'dense' or 'tiled', got {attention!r}.")
+        if start not in ("loud", "xavier"):
+            raise ValueError(f"start must be 'loud' or 'xavier', got {start!r}.")
         for name, number in (
             ("num_layers", num_layers),
             ("num_head_layers", num_head_layers),
@@ -213,16 +219,16 @@ class NeuralGraphTransformer(Metanetwork):
             head_dim = 2 * node_dim if head_dim is None else head_dim
             widths = [read_dim, *[head_dim] * num_head_layers]
             self.head = nn.Sequential()
-            for before, after in zip(widths, widths[1:], strict=False):
+            for before, after in pairwise(widths):
                 self.head.extend([nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)])
             self.head.append(nn.Linear(widths[-1], out_dim))
-        _start(self)
+        _start(self, is_loud=start == "loud")
         if level == "parameter":  # has a start of its own
             self.entries = EntryHead(edge_dim, node_dim, out_dim)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[GraphBatch]) -> None:
-        """Measure the scale of weights by role, and of what the head reads, on the training split."""
+        """Measure the scales of weights, and of what the head reads, on the training split."""
         several = list(batches)
         self.standardizer.fit(several)
         if self.level == "parameter":
@@ -276,32 +282,37 @@ class NeuralGraphTransformer(Metanetwork):
             nodes = torch.cat([nodes, self.reader.first_tokens(batch.num_networks)])
         edges = self._first_edges(batch, layout)
         is_tiled, is_sparse = self.attention == "tiled", self.edges == "graph"
-        found = nodes.new_zeros(layout.num_nodes, self.node_dim)
-        pairs = []
-        for group in layout.groups:
-            x = nodes.index_select(0, group.nodes.flatten()).view(*group.nodes.shape, -1)
-            own = edges.index_select(0, group.edges)
-            e = own.new_zeros(len(group.pairs.number), self.edge_dim).index_add(0, group.slots, own)
+        # Gathered at once: the gradient of a gather is as large as what is gathered from.
+        sizes = [group.nodes.numel() for group in layout.groups]
+        all_nodes = nodes.index_select(0, layout.nodes).split(sizes)
+        found, pairs = [], []
+        for group, x, e in zip(
+            layout.groups, all_nodes, edges.split(layout.pair_sizes), strict=True
+        ):
+            x = x.view(*group.nodes.shape, -1)
             if is_tiled and is_sparse:
                 x, e = pass_joined_pairs(self._layers, group, x, e)
             else:
                 x, e = pass_all_pairs(
                     self._layers, group, x, e, is_tiled=is_tiled, keeps_all=not is_sparse
                 )
-            found = found.index_copy(0, group.nodes[:, : x.shape[1]].flatten(), x.flatten(0, 1))
+            found.append(x.flatten(0, 1))
             pairs.append(e)
+        rows = torch.cat([g.nodes[:, : g.read_pairs.num_rows].flatten() for g in layout.groups])
+        neurons = nodes.new_zeros(layout.num_nodes, self.node_dim)
+        neurons = neurons.index_copy(0, rows, torch.cat(found))
         if self.reader.kind == "cls":  # tokens were counted by architecture
-            order = torch.cat([part.rows for part in batch.parts]).to(found.device).argsort()
-            found = torch.cat([found[: batch.num_neurons], found[batch.num_neurons :][order]])
+            order = torch.cat([part.rows for part in batch.parts]).to(neurons.device).argsort()
+            neurons = torch.cat([neurons[: batch.num_neurons], neurons[batch.num_neurons :][order]])
         if not self._layers[-1].updates_edges:
-            return found, None
-        last = torch.cat(pairs).index_select(0, layout.edge_pair)
+            return neurons, None
+        last = torch.cat(pairs).index_select(0, layout.slots[: batch.num_edges])
         for rank, rows in layout.parallel:
             last = last.index_copy(0, rows, last[rows].roll(-rank, 1))
-        return found, last
+        return neurons, last
 
     def _first_edges(self, batch: GraphBatch, layout: DenseLayout) -> Tensor:
-        """Features of the edges, then of the reversed ones, with those of virtual neurons.
+        """Features of the joined pairs of all groups, those of virtual neurons among them.
 
         Of several edges between the same two neurons the second is shifted by one channel, the
         third by two, and so on: in their sum each can be told from the others.
@@ -313,7 +324,9 @@ class NeuralGraphTransformer(Metanetwork):
         if self.virtual_edges is not None:
             virtual = self.virtual_edges[:, None].expand(-1, batch.num_neurons, -1)
             both = [torch.cat(rows) for rows in zip(both, virtual, strict=True)]
-        return torch.cat(both)
+        edges = torch.cat(both)
+        pairs = edges.new_zeros(sum(layout.pair_sizes), self.edge_dim)
+        return pairs.index_add(0, layout.slots, edges)
 
     @property
     def _layers(self) -> list[RelationalLayer]:
@@ -330,17 +343,22 @@ class NeuralGraphTransformer(Metanetwork):
         )
 
 
-def _start(module: nn.Module) -> None:
-    """Xavier's uniform weights and biases of 0, as published; tables quieter than weights."""
+def _start(module: nn.Module, *, is_loud: bool) -> None:
+    """Weights of linear maps, biases of 0, tables quieter than weights."""
     if isinstance(module, ProbePoints):  # inputs of networks have a scale of their own
         return
     for child in module.children():
-        _start(child)
+        _start(child, is_loud=is_loud)
     if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
+        if is_loud:
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        else:
+            nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, KindTable):
         module.start(0.3)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.3)
+    elif isinstance(module, RelationalAttention) and is_loud:
+        module.sharpen(3.0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from paramgraph.nn.attention_pairs import Joined, attend_pairs
 from paramgraph.nn.attention_tile import EdgeMaps, attend_tile
 from paramgraph.nn.fast_dropout import FastDropout
 
@@ -50,6 +51,16 @@ class RelationalAttention(nn.Module):
         self.edge_maps = nn.Linear(edge_dim, (3 + modulated_values) * attn_dim, bias=False)
         self.scale = attn_dim**-0.5
 
+    @torch.no_grad()
+    def sharpen(self, gain: float) -> None:
+        """Multiply queries and keys, so that scores differ more."""
+        for linear_map, parts in (
+            (self.query_key_value, 3),
+            (self.edge_maps, 3 + self.modulated_values),
+        ):
+            for weight in linear_map.weight.chunk(parts)[:2]:
+                weight.mul_(gain)
+
     def project(self, x: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the first rows ``[B, r, d]``, keys and values of all nodes ``[B, n, d]``."""
         q, k, v = self.query_key_value.weight.chunk(3)
@@ -79,57 +90,17 @@ class RelationalAttention(nn.Module):
         return (weight[..., None] * values).sum(2).flatten(2)
 
     def tile(self, q: Tensor, k: Tensor, v: Tensor, e: Tensor) -> Tensor:
-        """The same, of a tile at a time; see ``attend_tile``."""
+        """The same with little kept for the backward pass; see ``attend_tile``."""
+        return attend_tile(self.scale * q, k, v, e, self._maps(), self.num_heads)
+
+    def along(self, q: Tensor, k: Tensor, v: Tensor, e: Tensor, joined: Joined) -> Tensor:
+        """The same where pairs that are not joined have ``e_ij = 0``; see ``attend_pairs``."""
+        return attend_pairs(self.scale * q, k, v, e, joined, self._maps(), self.num_heads)
+
+    def _maps(self) -> EdgeMaps:
         maps = self.edge_maps.weight.chunk(3 + self.modulated_values)
         factor = maps[2] if self.modulated_values else None
-        scaled = EdgeMaps(self.scale * maps[0], maps[1], factor, maps[-1])
-        return attend_tile(self.scale * q, k, v, e, scaled, self.num_heads)
-
-    def along_pairs(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        e: Tensor,
-        position: Tensor,
-        source: Tensor,
-        target: Tensor,
-    ) -> Tensor:
-        """The same where only some pairs have an edge, and ``e_ij = 0`` for all others.
-
-        Args:
-            q: ``[B, r, d]``.
-            k: ``[B, n, d]``.
-            v: ``[B, n, d]``.
-            e: ``[P, edge_dim]``.
-            position: ``[P]`` places of these pairs in ``[B, r, n]``.
-            source: ``[P]`` places of their i in ``[B, r]``.
-            target: ``[P]`` places of their j in ``[B, n]``.
-
-        Returns:
-            ``[B, r, d]``.
-        """
-        heads = (self.num_heads, -1)
-        of_edges = self.edge_maps(e).chunk(3 + self.modulated_values, dim=-1)
-        query = q.flatten(0, 1).index_select(0, source) + of_edges[0]
-        key = k.flatten(0, 1).index_select(0, target) + of_edges[1]
-        joined = (query * key).unflatten(-1, heads).sum(-1)  # [P, heads]
-        q, k, v = (rows.unflatten(-1, heads).permute(2, 0, 1, 3) for rows in (q, k, v))
-        scores = q @ k.transpose(2, 3)  # [heads, B, r, n]
-        shape = scores.shape
-        scores = scores.flatten(1).index_copy(1, position, joined.T)
-        weight = (self.scale * scores).view(shape).softmax(3)
-        own = weight.flatten(1).index_select(1, position).T[..., None]  # [P, heads, 1]
-        values = of_edges[-1]
-        if self.modulated_values:
-            rows = v.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
-            values = values + rows.index_select(0, target) * of_edges[2]
-        values = (own * values.unflatten(-1, heads)).flatten(1)
-        found = values.new_zeros(q.shape[1] * q.shape[2], values.shape[1])
-        found = found.index_add(0, source, values).unflatten(0, q.shape[1:3])
-        if not self.modulated_values:
-            found = found + (weight @ v).permute(1, 2, 0, 3).flatten(2)
-        return found
+        return EdgeMaps(self.scale * maps[0], maps[1], factor, maps[-1])
 
 
 class RelationalLayer(nn.Module):
@@ -200,15 +171,18 @@ class RelationalLayer(nn.Module):
         """What nodes say as i and as j of an edge, each ``[..., edge_hidden_dim]``."""
         return self.edge_source(x), self.edge_target(x)
 
-    def update_edges(self, e: Tensor, reverse: Tensor, ends: Tensor) -> Tensor:
+    def update_edges(self, e: Tensor, reverse: Tensor, *ends: Tensor) -> Tensor:
         """New edges.
 
         Args:
             e: ``e_ij``, ``[..., edge_dim]``.
             reverse: ``e_ji``, in the places of ``e_ij``.
-            ends: ``Ms x_i + Mt x_j``, ``[..., edge_hidden_dim]``.
+            ends: ``Ms x_i`` and ``Mt x_j``, to be broadcast to ``[..., edge_hidden_dim]``.
         """
-        inner = self.edge_own(torch.cat([e, reverse], dim=-1)) + ends
+        own, other = self.edge_own.weight.chunk(2, dim=1)
+        inner = linear(e, own, self.edge_own.bias).add_(linear(reverse, other))
+        for end in ends:
+            inner.add_(end)
         e = self.edge_norm(e + self.dropout(self.edge_out(gelu(inner))))
         inner = self.edge_second(gelu(self.edge_first(e)))
         rows: Tensor = self.edge_last_norm(e + self.dropout(inner))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from paramgraph.nn.attention_pairs import Joined
 from paramgraph.nn.dense_networks import DenseGroup, PairList
 from paramgraph.nn.relational_attention import RelationalLayer
 
@@ -49,13 +50,15 @@ def pass_all_pairs(
         mask = e.new_zeros(b * n * n).index_fill(0, pairs.position, 1).view(b, n, n, 1)
     for number, layer in enumerate(layers):
         rows = _rows(group, layers, number)
-        q, k, v = layer.attention.project(x, rows.num_rows)
-        attend = layer.attention.tile if is_tiled else layer.attention.dense
-        tiles = zip(
-            *(_cut(part, rows, is_tiled) for part in (q, e[:, : rows.num_rows])), strict=True
-        )
-        found = [attend(q_rows, k, v, e_rows) for q_rows, e_rows in tiles]
-        x = layer.update_nodes(x[:, : rows.num_rows], torch.cat(found, dim=1))
+        if is_tiled and number == 0:  # the others are 0 still
+            first = edges if rows is pairs else edges.index_select(0, rows.number)
+            found = _attend_along(layer, rows, x, first)
+        else:
+            attend = layer.attention.tile if is_tiled else layer.attention.dense
+            q, k, v = layer.attention.project(x, rows.num_rows)
+            tiles = zip(*(_cut(t, rows, is_tiled) for t in (q, e[:, : rows.num_rows])), strict=True)
+            found = torch.cat([attend(q_rows, k, v, e_rows) for q_rows, e_rows in tiles], dim=1)
+        x = layer.update_nodes(x[:, : rows.num_rows], found)
         if layer.updates_edges:
             rows = _rows(group, layers, number + 1)
             source, target = layer.edge_ends(x)
@@ -77,7 +80,7 @@ def pass_all_pairs(
 
 def _update_rows(layer: RelationalLayer) -> Callable[..., Tensor]:
     def update(e: Tensor, reverse: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        return layer.update_edges(e, reverse, source[:, :, None] + target[:, None])
+        return layer.update_edges(e, reverse, source[:, :, None], target[:, None])
 
     return update
 
@@ -99,32 +102,13 @@ def pass_joined_pairs(
     Returns:
         As ``pass_all_pairs``.
     """
-    n, e, is_full = group.num_nodes, edges, True
+    e, is_full = edges, True
     for number, layer in enumerate(layers):
         rows = _rows(group, layers, number)
         if is_full and rows is not group.pairs:
             e = e.index_select(0, rows.number)
-        q, k, v = layer.attention.project(x, rows.num_rows)
-        found, start = [], 0
-        pieces = zip(
-            q.split(rows.row_sizes, dim=1),
-            e.split(rows.pair_sizes),
-            rows.position.split(rows.pair_sizes),
-            rows.target.split(rows.pair_sizes),
-            strict=True,
-        )
-        for q_rows, e_rows, place, target in pieces:
-            local = place - start * n
-            found.append(
-                _again(
-                    True,
-                    layer,
-                    layer.attention.along_pairs,
-                    *(q_rows, k, v, e_rows, local, local // n, target),
-                )
-            )
-            start += q_rows.shape[1]
-        x = layer.update_nodes(x[:, : rows.num_rows], torch.cat(found, dim=1))
+        found = _attend_along(layer, rows, x, e)
+        x = layer.update_nodes(x[:, : rows.num_rows], found)
         if layer.updates_edges:
             rows = _rows(group, layers, number + 1)
             is_full = rows is group.pairs
@@ -138,12 +122,28 @@ def pass_joined_pairs(
     return x, e
 
 
+def _attend_along(layer: RelationalLayer, rows: PairList, x: Tensor, e: Tensor) -> Tensor:
+    """What the rows ``[B, r, attn_dim]`` find; ``e`` are the joined pairs in them."""
+    q, k, v = layer.attention.project(x, rows.num_rows)
+    found, start = [], 0
+    for q_rows, e_rows, position, target in zip(
+        q.split(rows.row_sizes, dim=1),
+        *(part.split(rows.pair_sizes) for part in (e, rows.position, rows.target)),
+        strict=True,
+    ):
+        position = position - start * x.shape[1]
+        joined = Joined(position, position // x.shape[1], target)
+        found.append(layer.attention.along(q_rows, k, v, e_rows, joined))
+        start += q_rows.shape[1]
+    return torch.cat(found, dim=1)
+
+
 def _update_pairs(layer: RelationalLayer) -> Callable[..., Tensor]:
     def update(
         e: Tensor, reverse: Tensor, i: Tensor, j: Tensor, source: Tensor, target: Tensor
     ) -> Tensor:
-        ends = source.index_select(0, i) + target.index_select(0, j)
-        return layer.update_edges(e, reverse, ends)
+        ends = source.index_select(0, i), target.index_select(0, j)
+        return layer.update_edges(e, reverse, *ends)
 
     return update
 
