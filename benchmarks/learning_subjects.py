@@ -1,4 +1,4 @@
-"""What the learning check compares: metanetworks and baselines, each with its own usual settings."""
+"""What the learning check compares: metanetworks and baselines, with their settings."""
 
 from __future__ import annotations
 

@@ -112,8 +112,6 @@ def test_each_name_runs_forward_and_backward_on_its_own_networks(name: str) -> N
     assert (output[0] - output[1]).abs().max() > 1e-4
     output.square().sum().backward()
     for parameter, value in m.named_parameters():
-        if name == "operator" and "scale" in parameter:
-            continue  # used with symmetry="scale" alone
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
 

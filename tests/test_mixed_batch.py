@@ -29,7 +29,6 @@ READ_ANY = [name for name in CONFIGS if name not in OF_ONE_KIND]
 CASES = [(name, level) for name in READ_ANY for level in sorted(CONFIGS[name].kind.levels)]
 # Parameters that these networks, or outputs at this level, do not use.
 UNUSED: dict[str, tuple[str, ...]] = {
-    "operator": ("scale_map", "scale_gate", ".scale."),  # of symmetry="scale"
     "gmn-transformer": ("blocks.3.edge_out",),  # at level "neuron"
 }
 

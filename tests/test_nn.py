@@ -140,6 +140,7 @@ def test_ng_gnn_equals_its_slow_twin(num_frequencies: int, norm: str) -> None:
         bases = [m.edge_encoder.bases[row](edge.positions, edge.weight) for row in rows]
         encoder = m.edge_encoder
         features = encoder.map(lift(edge.weight @ (bases[0] + bases[1]), encoder.lift))
+        assert encoder.kind is not None
         return features + encoder.kind.weight[list(EdgeKind).index(edge.kind)]
 
     def twin(graph: pg.ParamGraph, batch: GraphBatch) -> Tensor:

@@ -39,7 +39,7 @@ def neurons_by_part(batch: GraphBatch, neurons: Tensor) -> list[list[Tensor]]:
 
 
 def neurons_from_parts(batch: GraphBatch, parts: Sequence[Sequence[Tensor]]) -> Tensor:
-    """The inverse of ``neurons_by_part``: ``parts[part][group]`` of ``[B, size, ...]`` to ``[N, ...]``."""
+    """The inverse of ``neurons_by_part``: ``[B, size, ...]`` by part and group to ``[N, ...]``."""
     return torch.cat([parts[slot.part][slot.group].flatten(0, 1) for slot in batch.neuron_slots])
 
 
@@ -108,11 +108,11 @@ class Entries:
         Raises:
             BatchError: The entries have other shapes than those of the batch.
         """
-        for bucket, edges in zip(batch.buckets, self.edges, strict=True):
+        for bucket, entries in zip(batch.buckets, self.edges, strict=True):
             expected = (*bucket.values.shape, self.num_sets)
-            if tuple(edges.shape) != expected:
+            if tuple(entries.shape) != expected:
                 raise BatchError(
-                    f"entries of a {bucket.kind.value} bucket have shape {tuple(edges.shape)}, "
+                    f"entries of a {bucket.kind.value} bucket have shape {tuple(entries.shape)}, "
                     f"expected {expected}: they belong to another batch."
                 )
         neurons = neurons_by_part(batch, self.neurons)

@@ -1,4 +1,4 @@
-"""Dropout with 16 random bits per number: on a CPU, PyTorch's draws cost more than matrix products."""
+"""Dropout with 16 random bits per number: on a CPU, PyTorch's draws cost more than products."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 The equations are the paper's code; four things differ. Attention never leaves a network: the
 published one sees padding where architectures are mixed. Values are brought to unit scale. Rows
-that no readout reads are not computed. Edges that join the same two neurons are summed so that each
-is still seen (the paper has none).
+that no readout reads are not computed. Several edges may join the same two neurons.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import Entries, GraphBatch
-from paramgraph.nn.dense_networks import DenseLayout, dense_layout
 from paramgraph.nn.encoders import EdgeEncoder, KindTable, NeuronEncoder
 from paramgraph.nn.heads import EntryHead
 from paramgraph.nn.metanetwork import Level, Metanetwork
@@ -24,7 +22,7 @@ from paramgraph.nn.pna import edge_mean
 from paramgraph.nn.probes import ProbePoints
 from paramgraph.nn.readouts import GraphReadout
 from paramgraph.nn.relational_attention import RelationalAttention, RelationalLayer
-from paramgraph.nn.relational_passes import pass_all_pairs, pass_joined_pairs
+from paramgraph.nn.relational_stack import RelationalStack
 from paramgraph.nn.standardize import Standardizer
 
 __all__ = ["NeuralGraphTransformer"]
@@ -139,26 +137,12 @@ class NeuralGraphTransformer(Metanetwork):
         num_activations: int | None = None,
     ) -> None:
         super().__init__(out_dim, level=level)
-        if edges not in ("all", "graph"):
-            raise ValueError(f"edges must be 'all' or 'graph', got {edges!r}.")
-        if attention not in ("dense", "tiled"):
-            raise ValueError(f"attention must be 'dense' or 'tiled', got {attention!r}.")
         if start not in ("loud", "xavier"):
             raise ValueError(f"start must be 'loud' or 'xavier', got {start!r}.")
-        for name, number in (
-            ("num_layers", num_layers),
-            ("num_head_layers", num_head_layers),
-            ("tile_size", tile_size),
-        ):
-            if number < 1:
-                raise ValueError(f"{name} must be 1 or more, got {number}.")
+        if num_head_layers < 1:
+            raise ValueError(f"num_head_layers must be 1 or more, got {num_head_layers}.")
         self.node_dim, self.edge_dim = node_dim, edge_dim
         self.attn_dim = 2 * node_dim if attn_dim is None else attn_dim
-        if self.attn_dim % num_heads:
-            raise ValueError(
-                f"num_heads must divide attn_dim, got {num_heads} and {self.attn_dim}."
-            )
-        self.edges, self.attention, self.tile_size = edges, attention, tile_size
         self.readout = readout
         self.standardizer = Standardizer()
         self.neuron_encoder = NeuronEncoder(
@@ -194,23 +178,28 @@ class NeuralGraphTransformer(Metanetwork):
             edge_dim=edge_dim,
         )
         reads_edges = level == "parameter" or kind == "mean-edges"
-        self.layers = nn.ModuleList(
-            RelationalLayer(
-                node_dim,
-                edge_dim,
-                self.attn_dim,
-                2 * node_dim if node_hidden_dim is None else node_hidden_dim,
-                2 * edge_dim if edge_hidden_dim is None else edge_hidden_dim,
-                num_heads,
-                dropout=dropout,
-                modulated_values=modulated_values,
-                updates_edges=reads_edges or number < num_layers - 1,
-            )
-            for number in range(num_layers)
+        num_read = {"outputs": "outputs", "mean-outputs": "outputs", "cls": "token"}.get(kind)
+        self.stack = RelationalStack(
+            [
+                RelationalLayer(
+                    node_dim,
+                    edge_dim,
+                    self.attn_dim,
+                    2 * node_dim if node_hidden_dim is None else node_hidden_dim,
+                    2 * edge_dim if edge_hidden_dim is None else edge_hidden_dim,
+                    num_heads,
+                    dropout=dropout,
+                    modulated_values=modulated_values,
+                    updates_edges=reads_edges or number < num_layers - 1,
+                )
+                for number in range(num_layers)
+            ],
+            edges=edges,
+            attention=attention,
+            tile_size=tile_size,
+            token=kind == "cls",
+            num_read=num_read if level == "graph" and num_read else "all",
         )
-        self.virtual_edges: nn.Parameter | None = None
-        if kind == "cls" and edges == "graph":  # one vector per direction
-            self.virtual_edges = nn.Parameter(torch.randn(2, edge_dim))
         self.entries: EntryHead | None = None
         if level != "parameter":
             read_dim = self.reader.read_dim if level == "graph" else node_dim
@@ -272,75 +261,13 @@ class NeuralGraphTransformer(Metanetwork):
         return read
 
     def _attend(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
-        """Neurons after all layers, virtual ones last, and forward edges ``[E, edge_dim]``.
-
-        Neurons that are not read are 0; there are no edges if none is read.
-        """
-        layout = self._layout(batch)
+        """Neurons after all layers, virtual ones last, and forward edges, if any are read."""
         nodes = self.neuron_encoder(batch, self.standardizer)
         if self.reader.kind == "cls":
             nodes = torch.cat([nodes, self.reader.first_tokens(batch.num_networks)])
-        edges = self._first_edges(batch, layout)
-        is_tiled, is_sparse = self.attention == "tiled", self.edges == "graph"
-        # Gathered at once: the gradient of a gather is as large as what is gathered from.
-        sizes = [group.nodes.numel() for group in layout.groups]
-        all_nodes = nodes.index_select(0, layout.nodes).split(sizes)
-        found, pairs = [], []
-        for group, x, e in zip(
-            layout.groups, all_nodes, edges.split(layout.pair_sizes), strict=True
-        ):
-            x = x.view(*group.nodes.shape, -1)
-            if is_tiled and is_sparse:
-                x, e = pass_joined_pairs(self._layers, group, x, e)
-            else:
-                x, e = pass_all_pairs(
-                    self._layers, group, x, e, is_tiled=is_tiled, keeps_all=not is_sparse
-                )
-            found.append(x.flatten(0, 1))
-            pairs.append(e)
-        rows = torch.cat([g.nodes[:, : g.read_pairs.num_rows].flatten() for g in layout.groups])
-        neurons = nodes.new_zeros(layout.num_nodes, self.node_dim)
-        neurons = neurons.index_copy(0, rows, torch.cat(found))
-        if self.reader.kind == "cls":  # tokens were counted by architecture
-            order = torch.cat([part.rows for part in batch.parts]).to(neurons.device).argsort()
-            neurons = torch.cat([neurons[: batch.num_neurons], neurons[batch.num_neurons :][order]])
-        if not self._layers[-1].updates_edges:
-            return neurons, None
-        last = torch.cat(pairs).index_select(0, layout.slots[: batch.num_edges])
-        for rank, rows in layout.parallel:
-            last = last.index_copy(0, rows, last[rows].roll(-rank, 1))
-        return neurons, last
-
-    def _first_edges(self, batch: GraphBatch, layout: DenseLayout) -> Tensor:
-        """Features of the joined pairs of all groups, those of virtual neurons among them.
-
-        Of several edges between the same two neurons the second is shifted by one channel, the
-        third by two, and so on: in their sum each can be told from the others.
-        """
         up, down = self.edge_encoder(batch, self.standardizer)
-        both = [up, torch.zeros_like(up) if down is None else down]
-        for rank, rows in layout.parallel:
-            both = [e.index_copy(0, rows, e[rows].roll(rank, 1)) for e in both]
-        if self.virtual_edges is not None:
-            virtual = self.virtual_edges[:, None].expand(-1, batch.num_neurons, -1)
-            both = [torch.cat(rows) for rows in zip(both, virtual, strict=True)]
-        edges = torch.cat(both)
-        pairs = edges.new_zeros(sum(layout.pair_sizes), self.edge_dim)
-        return pairs.index_add(0, layout.slots, edges)
-
-    @property
-    def _layers(self) -> list[RelationalLayer]:
-        return [layer for layer in self.layers if isinstance(layer, RelationalLayer)]
-
-    def _layout(self, batch: GraphBatch) -> DenseLayout:
-        reads = {"outputs": "outputs", "mean-outputs": "outputs", "cls": "token"}
-        return dense_layout(
-            batch,
-            token=self.reader.kind == "cls",
-            token_edges=self.virtual_edges is not None,
-            num_read=reads.get(self.reader.kind, "all") if self.level == "graph" else "all",
-            tile_size=self.tile_size if self.attention == "tiled" else 2**62,
-        )
+        found: tuple[Tensor, Tensor | None] = self.stack(batch, nodes, up, down)
+        return found
 
 
 def _start(module: nn.Module, *, is_loud: bool) -> None:

@@ -103,14 +103,22 @@ class OperatorMetanetwork(Metanetwork):
         self.activation = nn.Embedding(len(Activation), context_dim)
         self.context = nn.Linear(context_dim + 10, context_dim)
         self.bias_map = nn.Linear(2, hidden_dim, bias=False)
+        kept = _SYMMETRIES[symmetry] | ({"sign"} if self.phase else set())
         self.rounds = nn.ModuleList(
-            Round(hidden_dim, num_operators, context_dim, dropout, second_order=second_order)
+            Round(
+                hidden_dim,
+                num_operators,
+                context_dim,
+                dropout,
+                kept=kept,
+                second_order=second_order,
+            )
             for _ in range(num_rounds)
         )
         if level == "parameter":
-            self.entries = OuterProductHead(hidden_dim, context_dim, out_dim, num_operators)
+            self.entries = OuterProductHead(hidden_dim, context_dim, out_dim, num_operators, kept)
             return
-        self.readout = TypedReadout(hidden_dim, context_dim)
+        self.readout = TypedReadout(hidden_dim, context_dim, kept)
         read_dim = hidden_dim * (3 if level == "graph" else 1)
         self.head = nn.Sequential(
             nn.LayerNorm(read_dim), mlp(read_dim, 2 * hidden_dim, out_dim, dropout=dropout)

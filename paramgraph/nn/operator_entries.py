@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +32,25 @@ class OuterProductHead(nn.Module):
         context_dim: Width of facts.
         num_sets: Outputs per entry.
         num_operators: Position functions; divides ``dim``.
+        kept: Names of the symmetries that are kept.
     """
 
-    def __init__(self, dim: int, context_dim: int, num_sets: int, num_operators: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        num_sets: int,
+        num_operators: int,
+        kept: Collection[str],
+    ) -> None:
         super().__init__()
         self.num_sets = num_sets
         self.num_operators = num_operators
-        self.row = TypedUpdate(dim, context_dim, 0.0)
-        self.column = TypedUpdate(dim, context_dim, 0.0)
+        self.row = TypedUpdate(dim, context_dim, 0.0, kept)
+        self.column = TypedUpdate(dim, context_dim, 0.0, kept)
         self.row_map = nn.Linear(dim, num_sets * dim, bias=False)
         self.column_map = nn.Linear(dim, dim, bias=False)
-        self.invariants = TypedReadout(dim, context_dim)
+        self.invariants = TypedReadout(dim, context_dim, kept)
         self.row_factor = nn.Linear(dim, num_sets * dim)
         self.column_factor = nn.Linear(dim, dim)
         self.bias = nn.Linear(dim, num_sets, bias=False)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from paramgraph.batch import GraphBatch, NeuronSlot
@@ -72,7 +71,9 @@ def make_products(batch: GraphBatch) -> list[Product]:
 
     Example:
         >>> import paramgraph as pg
-        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GLU(), torch.nn.Linear(2, 1))
+        >>> import torch
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Linear(3, 4), nn.GLU(), nn.Linear(2, 1))
         >>> graph = pg.capture(network, torch.randn(4, 3))
         >>> batch = pg.collate([(graph, graph.features(network.state_dict()))])
         >>> [len(product.factors) for product in make_products(batch)]

@@ -90,7 +90,9 @@ class GraphReadout(nn.Module):
             "mean-edges": 2 * dim + edge_dim,
         }
         self.read_dim = widths.get(kind, dim)
-        self.attention = SetTransformer(dim, num_heads=num_heads) if kind == "set-transformer" else None
+        self.attention = (
+            SetTransformer(dim, num_heads=num_heads) if kind == "set-transformer" else None
+        )
         self.token = nn.Parameter(torch.randn(dim)) if kind == "cls" else None
 
     def first_tokens(self, num_networks: int) -> Tensor:

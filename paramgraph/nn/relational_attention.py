@@ -30,6 +30,9 @@ class RelationalAttention(nn.Module):
         num_heads: Heads.
         modulated_values: Which form of the values.
 
+    Raises:
+        ValueError: ``num_heads`` does not divide ``attn_dim``.
+
     References:
         Kofinas et al. 2024, eq. 5; Diao and Loynd 2023, section 3
         (https://arxiv.org/abs/2210.05062).
@@ -45,6 +48,8 @@ class RelationalAttention(nn.Module):
         modulated_values: bool,
     ) -> None:
         super().__init__()
+        if num_heads < 1 or attn_dim % num_heads:
+            raise ValueError(f"num_heads must divide attn_dim, got {num_heads} and {attn_dim}.")
         self.num_heads = num_heads
         self.modulated_values = modulated_values
         self.query_key_value = nn.Linear(node_dim, 3 * attn_dim, bias=False)
@@ -149,7 +154,7 @@ class RelationalLayer(nn.Module):
         self.node_first = nn.Linear(node_dim, node_hidden_dim, bias=False)
         self.node_second = nn.Linear(node_hidden_dim, node_dim)
         self.node_last_norm = nn.LayerNorm(node_dim)
-        self.updates_edges = updates_edges
+        self.updates_edges, self.edge_dim = updates_edges, edge_dim
         if updates_edges:
             self.edge_own = nn.Linear(2 * edge_dim, edge_hidden_dim)
             self.edge_source = nn.Linear(node_dim, edge_hidden_dim)

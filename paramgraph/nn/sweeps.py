@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -113,6 +114,7 @@ class Round(nn.Module):
         num_operators: Position functions per kernel.
         context_dim: Width of facts.
         dropout: In the updates.
+        kept: Names of the symmetries that are kept.
         second_order: Also push what has no scale through the squares of the weights.
     """
 
@@ -123,15 +125,18 @@ class Round(nn.Module):
         context_dim: int,
         dropout: float,
         *,
+        kept: Collection[str],
         second_order: bool = False,
     ) -> None:
         super().__init__()
         self.forward_map = nn.Linear(dim, dim, bias=False)
         self.backward_map = nn.Linear(dim, dim, bias=False)
+        for linear in (self.forward_map, self.backward_map):
+            nn.init.normal_(linear.weight, std=1 / math.sqrt(dim))
         self.forward_positions = PositionFunctions(num_operators)
         self.backward_positions = PositionFunctions(num_operators)
-        self.primal = TypedUpdate(dim, context_dim, dropout)
-        self.dual = TypedUpdate(dim, context_dim, dropout)
+        self.primal = TypedUpdate(dim, context_dim, dropout, kept)
+        self.dual = TypedUpdate(dim, context_dim, dropout, kept)
         self.second = _SecondOrder(dim, context_dim) if second_order else None
 
     def forward(

@@ -7,6 +7,8 @@ not change. Free neurons get a plain MLP.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +18,20 @@ from paramgraph.batch import GraphBatch
 from paramgraph.nn.metanetwork import mlp
 from paramgraph.structure import ScaleKind
 
-__all__ = ["FREE", "POSITIVE", "SCALE", "SIGN", "NeuronTypes", "TypedReadout", "TypedUpdate", "unit"]
+__all__ = [
+    "FREE",
+    "POSITIVE",
+    "SCALE",
+    "SIGN",
+    "NeuronTypes",
+    "TypedReadout",
+    "TypedUpdate",
+    "unit",
+]
 
 FREE, SIGN, SCALE, POSITIVE = range(4)
+
+ALL = frozenset({"sign", "scale"})
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,12 @@ def unit(z: Tensor) -> Tensor:
 _TINY = 1e-30
 
 
+def _bound(z: Tensor) -> Tensor:
+    """``[n, 1]`` about 1 for small z and 1 / |z| for large ones, so that signals cannot explode."""
+    size = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    return (1 + size.square() / (16 * z.shape[1])).rsqrt()
+
+
 class TypedUpdate(nn.Module):
     """New features of a neuron from its own, the message, its bias, and those of the other kind.
 
@@ -103,6 +122,7 @@ class TypedUpdate(nn.Module):
         dim: Width of all features.
         context_dim: Width of facts that no symmetry changes.
         dropout: Inside phi.
+        kept: Names of the symmetries that are kept, ``"sign"`` and ``"scale"``.
 
     Example:
         >>> update = TypedUpdate(8, 4, 0.0)
@@ -113,14 +133,20 @@ class TypedUpdate(nn.Module):
         True
     """
 
-    def __init__(self, dim: int, context_dim: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, context_dim: int, dropout: float, kept: Collection[str] = ALL
+    ) -> None:
         super().__init__()
         wide = 5 * dim
         self.free = _Gate(wide + context_dim, 2 * dim, dim, dropout)
-        self.sign_map = nn.Linear(wide, dim, bias=False)
-        self.sign_gate = _Gate(wide + context_dim, 2 * dim, dim, dropout)
-        self.scale_map = nn.Linear(3 * dim, dim, bias=False)
-        self.scale_gate = _Gate(5 * dim + context_dim, 2 * dim, dim, dropout)
+        if "sign" in kept:
+            self.sign_map = nn.Linear(wide, dim, bias=False)
+            self.sign_gate = _Gate(wide + context_dim, 2 * dim, dim, dropout)
+            _keep_size(self.sign_gate, self.sign_map, dim)
+        if "scale" in kept:
+            self.scale_map = nn.Linear(3 * dim, dim, bias=False)
+            self.scale_gate = _Gate(wide + context_dim, 2 * dim, dim, dropout)
+            _keep_size(self.scale_gate, self.scale_map, dim)
 
     def forward(
         self,
@@ -140,7 +166,8 @@ class TypedUpdate(nn.Module):
 
         def sign(o: Tensor, m: Tensor, b: Tensor, x: Tensor, c: Tensor) -> Tensor:
             z = torch.cat([o, m, b, x, o * m.abs()], dim=1)
-            return self.sign_map(z) * self.sign_gate(torch.cat([z.abs(), c], dim=1))
+            gate = self.sign_gate(torch.cat([z.abs(), c], dim=1))
+            return self.sign_map(z) * (gate * _bound(z))
 
         def scale(o: Tensor, m: Tensor, b: Tensor, x: Tensor, c: Tensor) -> Tensor:
             # A bias scales like an activation: it may enter dual features only through products.
@@ -158,8 +185,20 @@ class TypedUpdate(nn.Module):
         return types.apply(functions, own, message, bias, other, context)  # type: ignore[arg-type]
 
 
+@torch.no_grad()
+def _keep_size(gate: _Gate, linear: nn.Linear, dim: int) -> None:
+    """Messages pass at their own size at first, or deep networks would hardly be heard.
+
+    Linear layers start with a third of the variance that would keep a signal's size, and gates
+    around 0: after a few levels nothing would be left of a typed signal.
+    """
+    nn.init.ones_(gate.last.bias)
+    nn.init.normal_(linear.weight, std=0.35 / math.sqrt(dim))
+    linear.weight[:, dim : 2 * dim] *= 2  # what arrives
+
+
 class _Gate(nn.Module):
-    """phi: Linear, LayerNorm, SiLU, dropout, Linear, with outputs around 1."""
+    """phi: Linear, LayerNorm, SiLU, dropout, Linear."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> None:
         super().__init__()
@@ -168,11 +207,11 @@ class _Gate(nn.Module):
             nn.LayerNorm(hidden_dim),
             nn.SiLU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden_dim, out_dim),
         )
+        self.last = nn.Linear(hidden_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.last(self.layers(x))
 
 
 class TypedReadout(nn.Module):
@@ -181,6 +220,7 @@ class TypedReadout(nn.Module):
     Args:
         dim: Width of h and g, and of the result.
         context_dim: Width of facts.
+        kept: Names of the symmetries that are kept, ``"sign"`` and ``"scale"``.
 
     Example:
         >>> readout = TypedReadout(8, 4)
@@ -190,11 +230,13 @@ class TypedReadout(nn.Module):
         True
     """
 
-    def __init__(self, dim: int, context_dim: int) -> None:
+    def __init__(self, dim: int, context_dim: int, kept: Collection[str] = ALL) -> None:
         super().__init__()
         self.free = mlp(2 * dim + context_dim, 2 * dim, dim)
-        self.sign = mlp(2 * dim + context_dim, 2 * dim, dim)
-        self.scale = mlp(3 * dim + context_dim, 2 * dim, dim)
+        if "sign" in kept:
+            self.sign = mlp(2 * dim + context_dim, 2 * dim, dim)
+        if "scale" in kept:
+            self.scale = mlp(3 * dim + context_dim, 2 * dim, dim)
 
     def forward(self, types: NeuronTypes, h: Tensor, g: Tensor, context: Tensor) -> Tensor:
         """Invariant values ``[n, dim]``."""

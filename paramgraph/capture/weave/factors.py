@@ -69,7 +69,7 @@ def multiply(
         if constant is None and not isinstance(other, Constant | Input):
             continue
         if constant == 0 and not divide:
-            return Constant(0.0)  # what a gate lets through of the zeros that a recurrence starts from
+            return Constant(0.0)  # a gate on the zeros that a recurrence starts from
         if isinstance(other, Input) and not swapped | divide:
             axes = loom.partition(site[0]).axes[site[1]]
             neurons = value[1].group.factors if isinstance(value[1], Hidden) else ()

@@ -96,7 +96,7 @@ class Loom(Numbering):
         flat = tensor.detach().reshape(-1)
         is_stored = ref.number in self.run.stored
         if is_stored and (tensor.numel() > 1 or flat[0] == 0):
-            return None  # equal values here may differ per neuron in another network, zeros may not be
+            return None  # equal values may differ in another network, and 0 may not be 0
         return float(flat[0]) if bool((flat == flat[0]).all()) else None
 
     # Making groups and links
