@@ -157,7 +157,8 @@ def attention_step(block: Any, norm: str, ends: Any, e: Any, x: Any, u: Any) -> 
         z = block.edge_factor(n(e[number], norm)) * (block.sender(old[s]) + block.receiver(old[r]))
         z = z.sign() * z.abs() / (z * z + 1e-4) ** 0.25
         h.append(silu(z + block.edge_shift(n(e[number], norm))))
-    e = [row + block.edge_out(new) for row, new in zip(e, h, strict=True)]
+    if block.edge_out is not None:  # the last block, where nothing reads edges, has none
+        e = [row + block.edge_out(new) for row, new in zip(e, h, strict=True)]
     if not block.updates_nodes:
         return e, x, u
     heads = block.num_heads

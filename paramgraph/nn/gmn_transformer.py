@@ -36,6 +36,7 @@ class EdgeAttentionBlock(nn.Module):
         num_heads: Attention heads.
         bidirectional: Let senders attend to receivers too.
         updates_nodes: Whether anything reads the nodes afterwards.
+        updates_edges: Whether anything reads the edges afterwards.
         norm: See ``normal``.
         dropout: Of the updates of nodes.
         gain: Of the maps into the residual stream, at the start.
@@ -51,6 +52,7 @@ class EdgeAttentionBlock(nn.Module):
         num_heads: int,
         bidirectional: bool,
         updates_nodes: bool,
+        updates_edges: bool,
         norm: str,
         dropout: float,
         gain: float,
@@ -66,7 +68,7 @@ class EdgeAttentionBlock(nn.Module):
             linear(dim, gain=0.5**0.5),
         )
         self.edge_factor, self.edge_shift = linear(dim, bias=True), linear(dim, bias=True)
-        self.edge_out = linear(dim, bias=True, gain=gain)
+        self.edge_out = linear(dim, bias=True, gain=gain) if updates_edges else None
         if not updates_nodes:
             return
         # Means over edges hardly differ between nodes: start with sharp and loud ones.
@@ -83,8 +85,9 @@ class EdgeAttentionBlock(nn.Module):
         """Update the state."""
         nodes = normal(state.nodes, self.norm)
         edges = self._edges(layout, state.normal_edges, nodes)
-        state.edges = state.edges + self.edge_out(edges)
-        state.normal_edges = normal(state.edges, self.norm)
+        if self.edge_out is not None:
+            state.edges = state.edges + self.edge_out(edges)
+            state.normal_edges = normal(state.edges, self.norm)
         if not self.updates_nodes:
             return
         found = self._attend(layout, edges, nodes, self.score_in, self.value_in, at_senders=False)
@@ -234,6 +237,7 @@ class GraphMetanetworkTransformer(ParameterGraphMetanetwork):
                 num_heads=num_heads,
                 bidirectional=bidirectional,
                 updates_nodes=self.reads_nodes or number < num_layers - 1,
+                updates_edges=level != "neuron" or number < num_layers - 1,
                 norm=norm,
                 dropout=dropout,
                 gain=num_layers**-0.5,
