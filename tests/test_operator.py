@@ -134,8 +134,8 @@ def test_trained_at_width_32_it_reads_width_1024() -> None:
         for t in share:
             network = chain(width, 2, nn.Tanh)
             with torch.no_grad():
-                network[0].weight[:, 0] *= 2 * t  # type: ignore[union-attr, index, operator]
-                network[0].weight[:, 1] *= 2 * (1 - t)  # type: ignore[union-attr, index, operator]
+                network[0].weight[:, 0] *= 2 * t  # type: ignore[index, operator]
+                network[0].weight[:, 1] *= 2 * (1 - t)  # type: ignore[index, operator]
             states.append(network.state_dict())
         graph = pg.capture(chain(width, 2, nn.Tanh), torch.randn(4, 4))
         return graph, graph.features(states), share
