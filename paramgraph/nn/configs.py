@@ -19,6 +19,7 @@ from paramgraph.nn.nft import NFT
 from paramgraph.nn.ng_gnn import NeuralGraphGNN
 from paramgraph.nn.operator import OperatorMetanetwork
 from paramgraph.nn.probing import ProbingMetanetwork
+from paramgraph.nn.scale_gmn import ScaleGMN
 
 __all__ = ["CONFIGS", "Config", "from_config", "make_metanetwork"]
 
@@ -44,6 +45,8 @@ _KOFINAS = "Kofinas et al. 2024 (https://arxiv.org/abs/2403.12143)"
 _LIM = "Lim et al. 2024 (https://arxiv.org/abs/2312.04501)"
 _ZHOU = "Zhou et al. 2023 (https://arxiv.org/abs/2302.14040)"
 _PROBEGEN = "Kahana et al. 2024 (https://arxiv.org/abs/2410.10811)"
+
+_KALOGER = "Kalogeropoulos et al. 2024 (https://arxiv.org/abs/2406.10685)"
 
 _INR = {"widths": [2, 32, 32, 1]}
 _PAPER = {"num_frequencies": 128, "sigma": 3.0, "kind_embedding": False, "readout": "outputs"}
@@ -108,6 +111,10 @@ CONFIGS: dict[str, Config] = {
     "gmn": Config(GraphMetanetwork, "message passing with one edge per scalar, any network", _LIM),
     "gmn-transformer": Config(
         GraphMetanetworkTransformer, "attention along edges and among nodes, any network", _LIM
+    ),
+    "scale-gmn": Config(ScaleGMN, "messages that keep how neurons rescale, any network", _KALOGER),
+    "scale-gmn-b": Config(
+        ScaleGMN, "the same in both directions, any network", _KALOGER, {"bidirectional": True}
     ),
     "probing": Config(
         ProbingMetanetwork,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from paramgraph.batch import Entries, GraphBatch
 from paramgraph.nn.arrival import Arrivals, lifted_bias
+from paramgraph.nn.facts import NeuronFacts
 from paramgraph.nn.identities import identity_vectors
 from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.nn.metanetwork import Level, Metanetwork, mlp, network_mean
@@ -28,7 +29,6 @@ from paramgraph.nn.operator_entries import OuterProductHead
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.nn.sweeps import Levels, Round, Signals
 from paramgraph.nn.typed import NeuronTypes, TypedReadout
-from paramgraph.structure import Activation
 
 __all__ = ["OperatorMetanetwork"]
 
@@ -100,8 +100,8 @@ class OperatorMetanetwork(Metanetwork):
         self.input_identity = nn.Parameter(torch.randn(self.num_identities, hidden_dim))
         self.output_identity = nn.Parameter(torch.randn(self.num_identities, hidden_dim))
         context_dim = 24
-        self.activation = nn.Embedding(len(Activation), context_dim)
-        self.context = nn.Linear(context_dim + 10, context_dim)
+        self.facts = NeuronFacts(context_dim)
+        self.context = nn.Linear(self.facts.width + 4, context_dim)
         self.bias_map = nn.Linear(2, hidden_dim, bias=False)
         kept = _SYMMETRIES[symmetry] | ({"sign"} if self.phase else set())
         self.rounds = nn.ModuleList(
@@ -156,7 +156,7 @@ class OperatorMetanetwork(Metanetwork):
         if self.symmetry == "scale":
             # The size of a weight says nothing where it can be rescaled.
             magnitudes = torch.zeros_like(magnitudes)
-        facts = self._facts(batch, statistics)
+        facts = self.facts(batch, statistics[:, 2])
         context = self.context(torch.cat([facts, magnitudes], dim=1))
         if self.phase:
             wave = lifted_bias(batch, statistics, self.standardizer.wave_scale)
@@ -171,24 +171,6 @@ class OperatorMetanetwork(Metanetwork):
         for layer in self.rounds:
             signals = layer(batch, levels, weights, signals)
         return _Read(levels, before.behind(batch, phase=self.phase), signals, context)
-
-    def _facts(self, batch: GraphBatch, statistics: Tensor) -> Tensor:
-        """What is known of a neuron and never changes sign: activation, place, variance."""
-        dtype = batch.dtype
-        depth, back = batch.depth.to(dtype), batch.reverse_depth.to(dtype)
-        plain = torch.stack(
-            [
-                1 / (1 + depth),
-                1 / (1 + back),
-                (batch.kind == 0).to(dtype),
-                (batch.kind == 2).to(dtype),
-                batch.neuron_has[:, 2],
-                # A variance is never negative; its logarithm tells magnitudes apart.
-                (statistics[:, 2].clamp(min=0) + 1e-6).log() * batch.neuron_has[:, 2],
-            ],
-            dim=1,
-        )
-        return torch.cat([self.activation(batch.activation).to(dtype), plain], dim=1)
 
     def _start(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Inputs and outputs carry learned identities; hidden neurons start empty."""

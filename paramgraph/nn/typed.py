@@ -95,7 +95,7 @@ class NeuronTypes:
             index = (self.types == kind).nonzero()[:, 0]
             part = functions[kind](*(t.index_select(0, index) for t in tensors))  # type: ignore[operator]
             if result is None:
-                result = part.new_zeros(len(self.types), part.shape[1])
+                result = part.new_zeros(len(self.types), *part.shape[1:])
             result = result.index_copy(0, index, part)
         assert result is not None
         return result
@@ -103,7 +103,7 @@ class NeuronTypes:
 
 def unit(z: Tensor) -> Tensor:
     """Direction z / |z| per neuron: what a positive factor does not change (0 stays 0)."""
-    return z / (z.square().sum(1, keepdim=True) + _TINY).sqrt()
+    return z / (z.square().sum(-1, keepdim=True) + _TINY).sqrt()
 
 
 _TINY = 1e-30
