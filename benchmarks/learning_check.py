@@ -1,8 +1,8 @@
 """Which metanetwork learns most from the same networks in the same CPU time.
 
 All subjects classify the same INRs of images (SIRENs [2, 32, 32, 1], omega 30, each from its own
-random weights): same zoo, split, seed, batch size, schedule and noise, and the same CPU seconds of
-training on one thread. How many steps fit is measured first, so that the learning rate has fallen
+random weights): same zoo, split, seed, schedule and noise, and the same CPU seconds of training on
+one thread. How many steps fit is measured first, so that the learning rate has fallen
 to zero when the time is over.
 
     python -m benchmarks.learning_check --images mnist.npz --zoo zoos/mnist
@@ -38,7 +38,6 @@ from paramgraph.zoo import Zoo, fit_inrs
 from paramgraph.zoo.architectures import Siren
 from paramgraph.zoo.images import load_images
 
-BATCH_SIZE = 64
 NOISE = 0.05  # of each weight, relative, for all subjects
 NUM_TIMED = 6  # steps that tell how many fit
 
@@ -88,12 +87,12 @@ def run(
     metanetwork = make_metanetwork(subject.config, 10, **subject.options)
     metanetwork.fit_statistics([train.batch(torch.arange(256))[0]])
     start = {name: value.clone() for name, value in metanetwork.state_dict().items()}
-    per_step = _fit(metanetwork, train, subject.learning_rate, NUM_TIMED, seed)[1:]
+    per_step = _fit(metanetwork, train, subject, NUM_TIMED, seed)[1:]
     metanetwork.load_state_dict(start)
     num_steps = max(1, int(cpu_seconds / float(np.median(per_step))))
     torch.manual_seed(seed)
     begun, wall = time.process_time(), time.perf_counter()
-    _fit(metanetwork, train, subject.learning_rate, num_steps, seed)
+    _fit(metanetwork, train, subject, num_steps, seed)
     spent, wall = time.process_time() - begun, time.perf_counter() - wall
     result: dict[str, object] = {}
     for split, networks in splits.items():
@@ -102,12 +101,13 @@ def run(
     return {
         "num_parameters": sum(p.numel() for p in metanetwork.parameters()),
         "num_steps": num_steps,
-        "epochs": round(num_steps * BATCH_SIZE / len(train), 2),
+        "epochs": round(num_steps * subject.batch_size / len(train), 2),
         "cpu_seconds": round(spent, 1),
         "wall_seconds": round(wall, 1),
         "steps_per_cpu_second": round(num_steps / spent, 2),
-        "cpu_ms_per_network": round(1e3 * spent / num_steps / BATCH_SIZE, 3),
+        "cpu_ms_per_network": round(1e3 * spent / num_steps / subject.batch_size, 3),
         "learning_rate": subject.learning_rate,
+        "batch_size": subject.batch_size,
         **result,
     }
 
@@ -115,17 +115,19 @@ def run(
 def _fit(
     metanetwork: Metanetwork,
     networks: LoadedNetworks,
-    learning_rate: float,
+    subject: Subject,
     num_steps: int,
     seed: int,
 ) -> list[float]:
     """One-cycle AdamW for ``num_steps``; CPU seconds of each step."""
-    optimizer = torch.optim.AdamW(metanetwork.parameters(), lr=learning_rate, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(
+        metanetwork.parameters(), lr=subject.learning_rate, weight_decay=1e-2
+    )
     schedule: Callable[[int], float] = lambda step: _one_cycle(step / num_steps)  # noqa: E731
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     metanetwork.train()
     seconds = []
-    numbers = _forever(networks, seed)
+    numbers = _forever(networks, subject.batch_size, seed)
     for _ in range(num_steps):
         begun = time.process_time()
         batch, which = networks.batch(next(numbers))
@@ -140,8 +142,8 @@ def _fit(
     return seconds
 
 
-def _forever(networks: LoadedNetworks, seed: int) -> Iterator[Tensor]:
-    order = EpochOrder(networks.architecture, BATCH_SIZE, seed=seed)
+def _forever(networks: LoadedNetworks, batch_size: int, seed: int) -> Iterator[Tensor]:
+    order = EpochOrder(networks.architecture, batch_size, seed=seed)
     epoch = 0
     while True:
         order.set_epoch(epoch)

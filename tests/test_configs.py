@@ -19,13 +19,20 @@ PUBLISHED = {
     ("ng-gnn-inr-probes", 10): 100_714,
     ("ng-gnn-cnn-zoo", 1): 5_587_969,
     ("ng-gnn-wild-park", 1): 369_025,
+    ("ng-t-inr", 10): 376_586,
+    ("ng-t-inr-probes", 10): 393_866,
+    ("ng-t-cnn-zoo", 1): 1_807_873,
 }
 """As the papers, or their released code, count them."""
 
 OURS = {
     "ng-gnn": 99_082,
+    "ng-t": 396_618,
+    "ng-t-wild-park": 93_218,  # the paper gives no number
     "gmn": 83_146,
     "gmn-transformer": 404_618,
+    "scale-gmn": 163_754,
+    "scale-gmn-b": 219_626,
     "probing": 266_762,
     "probegen": 261_434,
     "dws": 319_306,

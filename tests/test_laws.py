@@ -15,7 +15,16 @@ from networks import HAZARDS
 
 import paramgraph.testing as pt
 from benchmarks.laws_subjects import OUT_OF_REACH, check_chains
-from paramgraph.nn import CONFIGS, FlatMLP, Metanetwork, NeuralGraphGNN, OperatorMetanetwork, StatNN
+from paramgraph.nn import (
+    CONFIGS,
+    FlatMLP,
+    Metanetwork,
+    NeuralGraphGNN,
+    NeuralGraphTransformer,
+    OperatorMetanetwork,
+    ScaleGMN,
+    StatNN,
+)
 from paramgraph.nn.chains import ChainMetanetwork
 from paramgraph.nn.deepsets import DeepSets
 from paramgraph.nn.dmc import DeepMetaClassifier
@@ -37,6 +46,14 @@ METANETWORKS: dict[str, Callable[..., Metanetwork]] = {
     "ng_gnn_linear": lambda **o: NeuralGraphGNN(
         2, hidden_dim=16, num_layers=3, num_frequencies=0, **o
     ),
+    "ng_t": lambda **o: NeuralGraphTransformer(
+        2, node_dim=8, edge_dim=8, num_heads=4, num_layers=3, num_frequencies=8, **o
+    ),
+    "ng_t_graph": lambda **o: NeuralGraphTransformer(
+        2, node_dim=8, edge_dim=8, num_heads=4, num_layers=3, num_frequencies=8, edges="graph", **o
+    ),
+    "scale_gmn": lambda **o: ScaleGMN(2, hidden_dim=12, **o),
+    "scale_gmn_b": lambda **o: ScaleGMN(2, hidden_dim=12, bidirectional=True, **o),
     # 4 layers: with 2 an entry hears nothing from beyond a skip.
     "gmn": lambda **o: GraphMetanetwork(2, hidden_dim=8, num_layers=4, **o),
     "gmn_transformer": lambda **o: GraphMetanetworkTransformer(2, hidden_dim=8, num_layers=4, **o),

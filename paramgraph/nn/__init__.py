@@ -18,10 +18,12 @@ from paramgraph.nn.metanetwork import Metanetwork
 from paramgraph.nn.nfn import NFN
 from paramgraph.nn.nft import NFT
 from paramgraph.nn.ng_gnn import NeuralGraphGNN
+from paramgraph.nn.ng_transformer import NeuralGraphTransformer
 from paramgraph.nn.operator import OperatorMetanetwork
 from paramgraph.nn.probes import ProbeEncoder, ProbePoints
 from paramgraph.nn.probing import ProbingMetanetwork
 from paramgraph.nn.readouts import GraphReadout
+from paramgraph.nn.scale_gmn import ScaleGMN
 from paramgraph.nn.standardize import Standardizer
 
 __all__ = [
@@ -43,10 +45,12 @@ __all__ = [
     "Metanetwork",
     "NetworkEditor",
     "NeuralGraphGNN",
+    "NeuralGraphTransformer",
     "OperatorMetanetwork",
     "ProbeEncoder",
     "ProbePoints",
     "ProbingMetanetwork",
+    "ScaleGMN",
     "Standardizer",
     "StatNN",
     "chain_options",

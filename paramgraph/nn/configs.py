@@ -17,6 +17,7 @@ from paramgraph.nn.metanetwork import Metanetwork
 from paramgraph.nn.nfn import NFN
 from paramgraph.nn.nft import NFT
 from paramgraph.nn.ng_gnn import NeuralGraphGNN
+from paramgraph.nn.ng_transformer import NeuralGraphTransformer
 from paramgraph.nn.operator import OperatorMetanetwork
 from paramgraph.nn.probing import ProbingMetanetwork
 from paramgraph.nn.scale_gmn import ScaleGMN
@@ -81,6 +82,49 @@ _NG_WILD_PARK = {
     "max_inputs": 3,
     "max_hidden_layers": 5,
 }
+_NGT = {
+    "num_frequencies": 128,
+    "sigma": 1.0,
+    "kind_embedding": False,
+    "reverse_edges": False,
+    "readout": "outputs",
+    "start": "xavier",
+}
+_NGT_INR = {
+    **_NGT,
+    "dropout": 0.2,
+    "activation_embedding": False,
+    "max_inputs": 2,
+    "max_hidden_layers": 2,
+    "max_outputs": 1,
+}
+_NGT_CNN_ZOO = {
+    **_NGT,
+    "node_dim": 128,
+    "edge_dim": 64,
+    "head_dim": 256,
+    "num_head_layers": 2,
+    "num_outputs": 10,
+    "max_kernel": (3, 3),
+    "num_activations": 7,
+    "max_inputs": 1,
+    "max_hidden_layers": 3,
+    "max_outputs": 10,
+}
+_NGT_WILD_PARK = {
+    **_NGT_CNN_ZOO,
+    "node_dim": 32,
+    "edge_dim": 16,
+    "attn_dim": 32,
+    "edge_hidden_dim": 64,
+    "head_dim": 64,
+    "num_heads": 4,
+    "num_layers": 3,
+    "dropout": 0.2,
+    "max_kernel": (7, 7),
+    "max_inputs": 3,
+    "max_hidden_layers": 5,
+}
 
 CONFIGS: dict[str, Config] = {
     "operator": Config(
@@ -107,6 +151,30 @@ CONFIGS: dict[str, Config] = {
         "as published for CNNs of mixed architecture: 3 channels, kernels to 7 x 7, 10 classes",
         _KOFINAS,
         _NG_WILD_PARK,
+    ),
+    "ng-t": Config(
+        NeuralGraphTransformer, "attention over all pairs of neurons, any network", _KOFINAS
+    ),
+    "ng-t-inr": Config(
+        NeuralGraphTransformer, "as published for INRs 2-32-32-1", _KOFINAS, _NGT_INR
+    ),
+    "ng-t-inr-probes": Config(
+        NeuralGraphTransformer,
+        "as published for INRs 2-32-32-1, with 64 learned inputs",
+        _KOFINAS,
+        {**_NGT_INR, "num_probes": 64, "probe_options": _NG_PROBES},
+    ),
+    "ng-t-cnn-zoo": Config(
+        NeuralGraphTransformer,
+        "as published for the small CNN zoo: 1 input channel, kernels to 3 x 3, 10 classes",
+        _KOFINAS,
+        _NGT_CNN_ZOO,
+    ),
+    "ng-t-wild-park": Config(
+        NeuralGraphTransformer,
+        "as published for CNNs of mixed architecture: 3 channels, kernels to 7 x 7, 10 classes",
+        _KOFINAS,
+        _NGT_WILD_PARK,
     ),
     "gmn": Config(GraphMetanetwork, "message passing with one edge per scalar, any network", _LIM),
     "gmn-transformer": Config(

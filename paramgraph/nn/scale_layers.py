@@ -1,10 +1,10 @@
 """Parts of ScaleGMN: maps that keep the type of a neuron, edges, reciprocal edges for the way back.
 
 A weight from neuron j to neuron i scales like ``q_i / q_j``. Messages against its direction need
-``q_j / q_i``: the paper takes ``1 / w``, which has no value at 0. Here ``w / (w^2 + s_i^2 / s_j^2)``
-is used, where the size ``s`` of a neuron is what unit signals become on their way to it: positive,
-and rescaled like the neuron. That is of the same type exactly, finite, and close to ``1 / w`` for
-large weights.
+``q_j / q_i``: the paper takes ``1 / w``, which has no value at 0. Here it is
+``w / (w^2 + s_i^2 / s_j^2)``, where the size ``s`` of a neuron is what unit signals become on their
+way to it: positive, and rescaled like the neuron. That is of the same type exactly, finite, and
+close to ``1 / w`` for large weights.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ScaleMap(nn.Module):
         nn.init.ones_(last.bias)
 
     def forward(self, types: NeuronTypes, z: Tensor, facts: Tensor | None = None) -> Tensor:
-        """Values ``[n, ..., out_dim]`` of ``[n, ..., in_dim]``; ``facts`` are ``[n, context_dim]``."""
+        """Values ``[n, ..., out_dim]`` of ``[n, ..., in_dim]``, facts ``[n, context_dim]``."""
         functions: dict[int, object] = {
             FREE: lambda z, *c: self.free(_joined(z, *c)),
             SIGN: self._sign,

@@ -1,4 +1,4 @@
-"""One layer of ScaleGMN: messages along the edges and against them, updates of neurons and edges."""
+"""One layer of ScaleGMN: messages along edges and against them, updates of neurons and edges."""
 
 from __future__ import annotations
 
