@@ -414,8 +414,11 @@ def test_starts() -> None:
     m = first_layer(published).attention.edge_maps.weight
     bound = (6 / sum(m.shape)) ** 0.5
     assert 0.9 * bound < m.abs().max() <= bound
-    parts = first_layer(loud).attention.edge_maps.weight.std(correction=0).item() / 6**-0.5
-    assert 2 < parts < 2.5  # root of (3^2 + 3^2 + 1 + 1) / 4
+    layer = first_layer(loud)
+    maps = layer.attention.edge_maps.weight.detach().chunk(4)
+    stds = [float(weight.std(correction=0)) for weight in maps]
+    assert stds == pytest.approx([s * 6**-0.5 for s in (1, 1, 2, 2)], rel=0.25)
+    assert float(layer.attention_out.weight.detach().std()) == pytest.approx(8 * 16**-0.5, rel=0.25)
 
 
 def test_second_derivatives_are_those_of_dense_attention() -> None:

@@ -21,7 +21,7 @@ from paramgraph.nn.metanetwork import Level, Metanetwork
 from paramgraph.nn.pna import edge_mean
 from paramgraph.nn.probes import ProbePoints
 from paramgraph.nn.readouts import GraphReadout
-from paramgraph.nn.relational_attention import RelationalAttention, RelationalLayer
+from paramgraph.nn.relational_attention import RelationalLayer
 from paramgraph.nn.relational_stack import RelationalStack
 from paramgraph.nn.standardize import Standardizer
 
@@ -53,8 +53,8 @@ class NeuralGraphTransformer(Metanetwork):
             tile at a time, and again in the backward pass. The same function; with
             ``edges="graph"``, tiled attention holds nothing of the size of all pairs.
         tile_size: Pairs of a tile.
-        start: ``"xavier"`` as published, or ``"loud"``: attention to all nodes starts almost even,
-            so that a weight is one part in many; unit gains, and 3 for scores, let it be heard.
+        start: ``"xavier"`` as published, or ``"loud"``: unit gains, and louder values. Attention to
+            all nodes starts almost even, so that a weight is one part in many.
         num_frequencies: Random Fourier features of weights and biases; 0 uses the values.
         sigma: Spread of their frequencies.
         dropout: Of every update, and in the head.
@@ -287,5 +287,5 @@ def _start(module: nn.Module, *, is_loud: bool) -> None:
         module.start(0.3)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.3)
-    elif isinstance(module, RelationalAttention) and is_loud:
-        module.sharpen(3.0)
+    elif isinstance(module, RelationalLayer) and is_loud:
+        module.amplify_values()

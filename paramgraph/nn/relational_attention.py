@@ -56,16 +56,6 @@ class RelationalAttention(nn.Module):
         self.edge_maps = nn.Linear(edge_dim, (3 + modulated_values) * attn_dim, bias=False)
         self.scale = attn_dim**-0.5
 
-    @torch.no_grad()
-    def sharpen(self, gain: float) -> None:
-        """Multiply queries and keys, so that scores differ more."""
-        for linear_map, parts in (
-            (self.query_key_value, 3),
-            (self.edge_maps, 3 + self.modulated_values),
-        ):
-            for weight in linear_map.weight.chunk(parts)[:2]:
-                weight.mul_(gain)
-
     def project(self, x: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the first rows ``[B, r, d]``, keys and values of all nodes ``[B, n, d]``."""
         q, k, v = self.query_key_value.weight.chunk(3)
@@ -164,6 +154,22 @@ class RelationalLayer(nn.Module):
             self.edge_first = nn.Linear(edge_dim, edge_hidden_dim, bias=False)
             self.edge_second = nn.Linear(edge_hidden_dim, edge_dim)
             self.edge_last_norm = nn.LayerNorm(edge_dim)
+
+    @torch.no_grad()
+    def amplify_values(self) -> None:
+        """Let a node hear one edge among many: values twice, what attention finds 8 times as loud.
+
+        Attention starts almost even, so an edge is one part in n of a mean. Sharper scores in place
+        of louder values (3 times) kept the laws too, but did not learn in 120 steps.
+        """
+        attention = self.attention
+        for weight, parts in (
+            (attention.query_key_value.weight, 3),
+            (attention.edge_maps.weight, 3 + attention.modulated_values),
+        ):
+            for values in weight.chunk(parts)[2:]:
+                values.mul_(2.0)
+        self.attention_out.weight.mul_(8.0)
 
     def update_nodes(self, x: Tensor, found: Tensor) -> Tensor:
         """New nodes ``[..., node_dim]`` from what attention found ``[..., attn_dim]``."""
