@@ -32,9 +32,23 @@ __all__ = [
 
 _OUT_DIM = 2
 
+_NG_GNN = {"hidden_dim": 8, "num_layers": 3, "num_frequencies": 16}
+_NG_T = {"node_dim": 8, "edge_dim": 8, "num_heads": 4, "num_layers": 3, "num_frequencies": 8}
+_PROBES = {"num_probes": 32, "hidden_dim": 16, "num_channels": 8}
+
 OPTIONS: dict[str, dict[str, Any]] = {
-    "ng-gnn": {"hidden_dim": 8, "num_layers": 3, "num_frequencies": 16},
-    "ng-gnn-inr": {"hidden_dim": 8, "num_layers": 3, "num_frequencies": 16},
+    **dict.fromkeys(("ng-gnn", "ng-gnn-inr", "ng-gnn-inr-probes"), _NG_GNN),
+    **dict.fromkeys(("ng-gnn-cnn-zoo", "ng-gnn-wild-park"), _NG_GNN),
+    **dict.fromkeys(("ng-t", "ng-t-inr", "ng-t-inr-probes"), _NG_T),
+    **dict.fromkeys(("ng-t-cnn-zoo", "ng-t-wild-park"), {**_NG_T, "attn_dim": 16}),
+    **dict.fromkeys(("probing", "probegen"), _PROBES),
+    "operator": {"hidden_dim": 12},
+    "gmn": {"hidden_dim": 8, "num_layers": 4},
+    "gmn-transformer": {"hidden_dim": 8, "num_layers": 4},
+    "scale-gmn": {"hidden_dim": 8, "num_layers": 6},
+    "scale-gmn-b": {"hidden_dim": 8},
+    "dmc": {"hidden_dim": 16},
+    "deepsets": {"hidden_dim": 32},
     "statnn": {"hidden_dim": 32, "max_layers": 64},
     "flat-mlp": {"hidden_dim": 32},
 }

@@ -55,6 +55,7 @@ LAZY = (
     "matplotlib",
     "sklearn",
     "transformers",
+    "huggingface_hub",
     "onnx",
     "tensorboard",
 )
