@@ -40,7 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("ng-gnn", "ng-gnn-inr", "ng-gnn-inr-probes"), _NG_GNN),
     **dict.fromkeys(("ng-gnn-cnn-zoo", "ng-gnn-wild-park"), _NG_GNN),
     **dict.fromkeys(("ng-t", "ng-t-inr", "ng-t-inr-probes"), _NG_T),
-    **dict.fromkeys(("ng-t-cnn-zoo", "ng-t-wild-park"), {**_NG_T, "attn_dim": 16}),
+    **{name: {**_NG_T, "attn_dim": 16} for name in ("ng-t-cnn-zoo", "ng-t-wild-park")},
     **dict.fromkeys(("probing", "probegen"), _PROBES),
     "operator": {"hidden_dim": 12},
     "gmn": {"hidden_dim": 8, "num_layers": 4},
@@ -100,7 +100,10 @@ class Subject:
 
 
 def subjects(names: Iterable[str] = tuple(CONFIGS)) -> list[Subject]:
-    """Every named metanetwork at every level that it has.
+    """Every named metanetwork, and every class at every level that it has.
+
+    Settings of one kind of networks (``-inr``, ``-cnn-zoo`` and so on) are checked at the level
+    that they are made for.
 
     Args:
         names: Keys of ``CONFIGS``.
@@ -109,10 +112,12 @@ def subjects(names: Iterable[str] = tuple(CONFIGS)) -> list[Subject]:
         >>> [subject.title for subject in subjects(["statnn"])]
         ['statnn']
     """
-    found = []
+    found: list[Subject] = []
+    seen: set[type[Metanetwork]] = set()
     for name in names:
         config = CONFIGS[name]
-        levels = [config.options["level"]] if "level" in config.options else _LEVELS
+        levels = _LEVELS if config.kind not in seen else ("graph",)
+        seen.add(config.kind)
         found += [Subject(name, level) for level in levels if level in config.kind.levels]
     return found
 

@@ -73,10 +73,6 @@ FAR = "the order of a learned token is heard through one direction alone, and ha
 OPEN: dict[tuple[str, str, str], tuple[set[str], str]] = {
     ("scale_gmn", "graph", "wrong permutation"): ({"vision_transformer"}, FAR),
     ("scale_gmn", "parameter", "wrong permutation"): ({"vision_transformer"}, FAR),
-    ("stat_nn", "graph", "sensitive"): (
-        {"instance_norm", "prelu"},
-        "values of neurons that nothing leads to are not summarised",
-    ),
 }
 
 EXTRA = {

@@ -25,23 +25,33 @@ def layer_statistics(part: Part) -> Tensor:
         part: Networks of one architecture.
 
     Returns:
-        ``[num_networks, num_tensors * 7]``, in dataflow order: for every layer weight, then bias.
+        ``[num_networks, num_tensors * 7]``, in dataflow order: for every layer weight, then bias;
+        at last values of neurons that no weight leads to (gains that are the same for all inputs).
 
     References:
         Unterthiner et al. 2020 (https://arxiv.org/abs/2002.11448), section 4.
     """
     graph, values = part.graph, part.values
-    columns = []
+    nothing = values.neurons[0].new_zeros(values.num_networks, NUM_STATISTICS)
+    biases = [
+        _statistics(neurons[..., NeuronRole.BIAS.channel])
+        if any(feature.role is NeuronRole.BIAS for feature in group.features)
+        else None
+        for group, neurons in zip(graph.neuron_groups, values.neurons, strict=True)
+    ]
+    columns, summarised = [], set()
     for number, block in enumerate(graph.blocks):
         if block.view is None:
             continue
-        columns.append(_statistics(values.blocks[number].flatten(1)))
-        group = graph.neuron_groups[block.receiver]
-        if any(feature.role is NeuronRole.BIAS for feature in group.features):
-            bias = values.neurons[block.receiver][..., NeuronRole.BIAS.channel]
-            columns.append(_statistics(bias))
-        else:
-            columns.append(values.neurons[0].new_zeros(values.num_networks, NUM_STATISTICS))
+        bias = biases[block.receiver]
+        columns += [
+            _statistics(values.blocks[number].flatten(1)),
+            nothing if bias is None else bias,
+        ]
+        summarised.add(block.receiver)
+    for group, bias in enumerate(biases):
+        if bias is not None and group not in summarised:
+            columns += [nothing, bias]
     return torch.cat(columns, dim=1)
 
 
