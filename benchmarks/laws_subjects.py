@@ -33,14 +33,21 @@ __all__ = [
 _OUT_DIM = 2
 
 _NG_GNN = {"hidden_dim": 8, "num_layers": 3, "num_frequencies": 16}
-_NG_T = {"node_dim": 8, "edge_dim": 8, "num_heads": 4, "num_layers": 3, "num_frequencies": 8}
+_NG_T = {
+    **{"node_dim": 8, "edge_dim": 8, "num_heads": 4, "num_layers": 4, "num_frequencies": 8},
+    # With the published start attention is almost even, so an edge is hardly heard.
+    "start": "loud",
+}
 _PROBES = {"num_probes": 32, "hidden_dim": 16, "num_channels": 8}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("ng-gnn", "ng-gnn-inr", "ng-gnn-inr-probes"), _NG_GNN),
     **dict.fromkeys(("ng-gnn-cnn-zoo", "ng-gnn-wild-park"), _NG_GNN),
     **dict.fromkeys(("ng-t", "ng-t-inr", "ng-t-inr-probes"), _NG_T),
-    **{name: {**_NG_T, "attn_dim": 16} for name in ("ng-t-cnn-zoo", "ng-t-wild-park")},
+    **{
+        name: {**_NG_T, "attn_dim": 16, "head_dim": 64}
+        for name in ("ng-t-cnn-zoo", "ng-t-wild-park")
+    },
     **dict.fromkeys(("probing", "probegen"), _PROBES),
     "operator": {"hidden_dim": 12},
     "gmn": {"hidden_dim": 8, "num_layers": 4},

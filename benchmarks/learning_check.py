@@ -69,6 +69,7 @@ def main() -> int:
                 "num_test": len(splits["test"]),
                 "psnr": round(psnr, 2),
                 "seed": seed,
+                "budget": args.cpu_seconds,
                 **run(SUBJECTS[name], splits, args.cpu_seconds, seed),
                 **_where(),
             }

@@ -29,7 +29,7 @@ _COLUMNS = (
 
 
 def main() -> int:
-    """Write the document from all results; the last run of a subject and seed counts."""
+    """Write the document from all results; the last run of a subject, seed and budget counts."""
     rows = latest(RESULTS.read_text().splitlines())
     OUT.write_text(document(rows, NOTES.read_text()))
     print(f"{len(rows)} runs: {OUT}")
@@ -37,11 +37,11 @@ def main() -> int:
 
 
 def latest(lines: list[str]) -> list[dict[str, Any]]:
-    """The last row of each subject and seed, best accuracy first."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    """The last row of each subject, seed and budget, best accuracy first."""
+    found: dict[tuple[str, int, float], dict[str, Any]] = {}
     for line in lines:
         row = json.loads(line)
-        found[row["subject"], row["seed"]] = row
+        found[row["subject"], row["seed"], row["budget"]] = row
     return sorted(found.values(), key=lambda row: -float(row["test_accuracy"]))
 
 
@@ -55,11 +55,19 @@ def document(rows: list[dict[str, Any]], notes: str) -> str:
         f"Classification of {first['num_train']:,} INRs of {first['images']} images (SIRENs "
         "[2, 32, 32, 1], omega 30, each from its own random weights, mean PSNR "
         f"{first['psnr']} dB), tested on {first['num_test']:,} others. Same zoo, split, seed, "
-        "schedule and weight noise, and about the same CPU seconds of training on one thread. The "
+        "schedule and weight noise, and the same CPU seconds of training on one thread, give "
+        "or take what a step varies. The "
         f"standard error of an accuracy is at most {error:.1f} points; chance is about 10 %. "
         "Written by `python -m benchmarks.learning_table` from the results of `python -m "
         f"benchmarks.learning_check` at {commits} ({first['machine']}, PyTorch "
-        f"{first['torch']}).\n\n" + _table(rows) + "\n" + notes
+        f"{first['torch']}).\n\n"
+        + "".join(
+            f"## {budget:.0f} CPU seconds\n\n"
+            + _table([row for row in rows if row["budget"] == budget])
+            + "\n"
+            for budget in sorted({row["budget"] for row in rows}, reverse=True)
+        )
+        + notes
     )
 
 

@@ -13,8 +13,9 @@ types from group to group by themselves. ``symmetry`` chooses which types are ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from paramgraph.nn.identities import identity_vectors
 from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.nn.metanetwork import Level, Metanetwork, mlp, network_mean
 from paramgraph.nn.operator_entries import OuterProductHead
+from paramgraph.nn.probes import ProbePoints, neuron_answers
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.nn.sweeps import Levels, Round, Signals
 from paramgraph.nn.typed import NeuronTypes, TypedReadout
@@ -58,10 +60,14 @@ class OperatorMetanetwork(Metanetwork):
             matter; not with ``symmetry="permutation"``.
         second_order: Also push facts through squared weights; not with ``symmetry="scale"``.
         dropout: In the neuron updates and the head.
+        num_probes: Learned inputs that all networks are run on; what neurons answer is where their
+            primal signals start, since it scales like them. 0 runs no network.
+        probe_options: Further arguments of ``ProbePoints``.
         level: ``"graph"``, ``"neuron"`` or ``"parameter"``.
 
     Raises:
         ValueError: Options that exclude each other, as the message says.
+        BatchError: With probes, a network cannot be run.
 
     Law: the output does not change under any symmetry of the kinds in ``promised_symmetries()``.
 
@@ -89,6 +95,8 @@ class OperatorMetanetwork(Metanetwork):
         phase: bool = True,
         second_order: bool = False,
         dropout: float = 0.0,
+        num_probes: int = 0,
+        probe_options: Mapping[str, Any] | None = None,
         level: Level = "graph",
     ) -> None:
         super().__init__(out_dim, level=level)
@@ -99,6 +107,10 @@ class OperatorMetanetwork(Metanetwork):
         self.standardizer = Standardizer()
         self.input_identity = nn.Parameter(torch.randn(self.num_identities, hidden_dim))
         self.output_identity = nn.Parameter(torch.randn(self.num_identities, hidden_dim))
+        self.probes: ProbePoints | None = None
+        if num_probes:
+            self.probes = ProbePoints(num_probes, **(probe_options or {}))
+            self.probe_map = nn.Linear(num_probes, hidden_dim, bias=False)
         context_dim = 24
         self.facts = NeuronFacts(context_dim)
         self.context = nn.Linear(self.facts.width + 4, context_dim)
@@ -173,12 +185,16 @@ class OperatorMetanetwork(Metanetwork):
         return _Read(levels, before.behind(batch, phase=self.phase), signals, context)
 
     def _start(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Inputs and outputs carry learned identities; hidden neurons start empty."""
+        """Inputs and outputs carry learned identities, all neurons their answers to probes."""
         number = batch.identity.clamp(min=0)
         inputs = (batch.kind == 0).to(batch.dtype)[:, None]
         outputs = (batch.kind == 2).to(batch.dtype)[:, None]
+        primal = identity_vectors(self.input_identity, number) * inputs
+        if self.probes is not None:
+            answers, _ = neuron_answers(batch, self.probes, std=False)
+            primal = primal + self.probe_map(answers)
         return (
-            identity_vectors(self.input_identity, number) * inputs,
+            primal,
             identity_vectors(self.output_identity, number) * outputs,
         )
 

@@ -16,7 +16,7 @@ from paramgraph.capture.program_inputs import ProgramInput
 from paramgraph.errors import BatchError, GraphError
 from paramgraph.graph import ParamGraph
 
-__all__ = ["Generator", "ProbeEncoder", "ProbePoints", "answers"]
+__all__ = ["Generator", "ProbeEncoder", "ProbePoints", "answers", "neuron_answers"]
 
 Generator = Literal["free", "deep-linear"]
 """How probes are made: every number is learned by itself, or two linear maps make them."""
@@ -196,6 +196,45 @@ def answers(
         ) from error
 
 
+def neuron_answers(batch: GraphBatch, points: ProbePoints, *, std: bool) -> tuple[Tensor, Tensor]:
+    """What each neuron of a batch says to probes, as rows.
+
+    Args:
+        batch: The networks.
+        points: The M probes.
+        std: Give standard deviations over positions, too.
+
+    Returns:
+        Answers ``[N, M * num_statistics]``, 0 where a neuron has no values, and which have some
+        ``[N, 1]``.
+
+    Raises:
+        BatchError: A network cannot be run on probes.
+    """
+    read: list[list[Tensor]] = []
+    known: list[list[Tensor]] = []
+    like = batch.neuron_values
+    for part in batch.parts:
+        found = answers(part, points, std=std)
+        sizes = [group.size for group in part.graph.neuron_groups]
+        shapes = [(part.values.num_networks, size) for size in sizes]
+        read.append(
+            [
+                like.new_zeros(*shape, points.num_probes * (1 + std))
+                if values is None
+                else values.permute(0, 2, 3, 1).flatten(2)
+                for values, shape in zip(found, shapes, strict=True)
+            ]
+        )
+        known.append(
+            [
+                like.new_full((*shape, 1), values is not None)
+                for values, shape in zip(found, shapes, strict=True)
+            ]
+        )
+    return neurons_from_parts(batch, read), neurons_from_parts(batch, known)
+
+
 def _program(graph: ParamGraph) -> Program:
     if not isinstance(graph.program, Program):
         why = graph.program or "it was not made by capture"
@@ -287,30 +326,8 @@ class ProbeEncoder(nn.Module):
         Raises:
             BatchError: A network cannot be run on probes.
         """
-        read: list[list[Tensor]] = []
-        known: list[list[Tensor]] = []
-        num_read = self.points.num_probes * (1 + self.std)
-        for part in batch.parts:
-            found = answers(part, self.points, std=self.std)
-            sizes = [group.size for group in part.graph.neuron_groups]
-            shapes = [(part.values.num_networks, size) for size in sizes]
-            like = batch.neuron_values
-            read.append(
-                [
-                    like.new_zeros(*shape, num_read)
-                    if values is None
-                    else values.permute(0, 2, 3, 1).flatten(2)
-                    for values, shape in zip(found, shapes, strict=True)
-                ]
-            )
-            known.append(
-                [
-                    like.new_full((*shape, 1), values is not None)
-                    for values, shape in zip(found, shapes, strict=True)
-                ]
-            )
-        features = self._features(batch, neurons_from_parts(batch, read))
-        return features * neurons_from_parts(batch, known)
+        read, known = neuron_answers(batch, self.points, std=self.std)
+        return self._features(batch, read) * known
 
     def _features(self, batch: GraphBatch, read: Tensor) -> Tensor:
         if len(self.layers) == 1:

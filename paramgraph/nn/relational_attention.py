@@ -160,7 +160,8 @@ class RelationalLayer(nn.Module):
         """Let a node hear one edge among many: values twice, what attention finds 8 times as loud.
 
         Attention starts almost even, so an edge is one part in n of a mean. Sharper scores in place
-        of louder values (3 times) kept the laws too, but did not learn in 120 steps.
+        of louder values (3 times) kept the laws too; one run of 120 steps with them did not learn.
+        Which start trains better in the long run is not known.
         """
         attention = self.attention
         for weight, parts in (
