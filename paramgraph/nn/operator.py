@@ -132,6 +132,9 @@ class OperatorMetanetwork(Metanetwork):
             return
         self.readout = TypedReadout(hidden_dim, context_dim, kept)
         read_dim = hidden_dim * (3 if level == "graph" else 1)
+        if self.probes is not None and level == "graph":
+            self.answer_map = mlp(num_probes + hidden_dim, 8 * hidden_dim, 4 * hidden_dim)
+            read_dim += 4 * hidden_dim
         self.head = nn.Sequential(
             nn.LayerNorm(read_dim), mlp(read_dim, 2 * hidden_dim, out_dim, dropout=dropout)
         )
@@ -148,7 +151,8 @@ class OperatorMetanetwork(Metanetwork):
     def forward(self, batch: GraphBatch) -> Tensor | Entries:
         """Predict ``[num_networks, out_dim]``, ``[N, out_dim]`` or entries, as ``level`` says."""
         weights = [self.standardizer.edges(bucket) for bucket in batch.buckets]
-        read = self._sweep(batch, weights)
+        answers = None if self.probes is None else neuron_answers(batch, self.probes, std=False)[0]
+        read = self._sweep(batch, weights, answers)
         if self.level == "parameter":
             return self.entries(batch, read.levels, weights, read.signals, self.standardizer)
         h, g = torch.cat(read.signals.primal), torch.cat(read.signals.dual)
@@ -159,9 +163,17 @@ class OperatorMetanetwork(Metanetwork):
         for kind in (1, 0, 2):
             rows = (batch.kind == kind).nonzero()[:, 0]
             means.append(network_mean(values[rows], batch.network[rows], batch.num_networks))
+        if answers is not None:
+            # What the network returns counts as it is, too, beside which output returns it.
+            rows = (batch.kind == 2).nonzero()[:, 0]
+            which = identity_vectors(self.output_identity, batch.identity[rows])
+            known = self.answer_map(torch.cat([answers[rows], which], dim=1))
+            means.append(network_mean(known, batch.network[rows], batch.num_networks))
         return self.head(torch.cat(means, dim=1))
 
-    def _sweep(self, batch: GraphBatch, weights: list[Tensor]) -> _Read:
+    def _sweep(
+        self, batch: GraphBatch, weights: list[Tensor], answers: Tensor | None = None
+    ) -> _Read:
         """All rounds: signals of every neuron, and what is known of it."""
         statistics = self.standardizer.neurons(batch)
         magnitudes = log_magnitudes(batch, weights)
@@ -178,20 +190,19 @@ class OperatorMetanetwork(Metanetwork):
         scale = self.symmetry == "scale"
         arrivals = Arrivals.of(batch, before, phase=self.phase, scale=scale)
         levels = Levels(batch, before, arrivals, context, bias, phase=self.phase)
-        primal, dual = self._start(batch)
+        primal, dual = self._start(batch, answers)
         signals = Signals.start(batch.split(primal), batch.split(dual))
         for layer in self.rounds:
             signals = layer(batch, levels, weights, signals)
         return _Read(levels, before.behind(batch, phase=self.phase), signals, context)
 
-    def _start(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+    def _start(self, batch: GraphBatch, answers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Inputs and outputs carry learned identities, all neurons their answers to probes."""
         number = batch.identity.clamp(min=0)
         inputs = (batch.kind == 0).to(batch.dtype)[:, None]
         outputs = (batch.kind == 2).to(batch.dtype)[:, None]
         primal = identity_vectors(self.input_identity, number) * inputs
-        if self.probes is not None:
-            answers, _ = neuron_answers(batch, self.probes, std=False)
+        if answers is not None:
             primal = primal + self.probe_map(answers)
         return (
             primal,
