@@ -156,23 +156,23 @@ CONFIGS: dict[str, Config] = {
         NeuralGraphTransformer, "attention over all pairs of neurons, any network", _KOFINAS
     ),
     "ng-t-inr": Config(
-        NeuralGraphTransformer, "as published for INRs 2-32-32-1", _KOFINAS, _NGT_INR
+        NeuralGraphTransformer, "transformer, as published for INRs 2-32-32-1", _KOFINAS, _NGT_INR
     ),
     "ng-t-inr-probes": Config(
         NeuralGraphTransformer,
-        "as published for INRs 2-32-32-1, with 64 learned inputs",
+        "transformer, as published for INRs 2-32-32-1, with 64 learned inputs",
         _KOFINAS,
         {**_NGT_INR, "num_probes": 64, "probe_options": _NG_PROBES},
     ),
     "ng-t-cnn-zoo": Config(
         NeuralGraphTransformer,
-        "as published for the small CNN zoo: 1 input channel, kernels to 3 x 3, 10 classes",
+        "transformer, as published for the small CNN zoo: 1 input channel, kernels to 3 x 3, 10 classes",
         _KOFINAS,
         _NGT_CNN_ZOO,
     ),
     "ng-t-wild-park": Config(
         NeuralGraphTransformer,
-        "as published for CNNs of mixed architecture: 3 channels, kernels to 7 x 7, 10 classes",
+        "transformer, as published for CNNs of mixed architecture: 3 channels, kernels to 7 x 7, 10 classes",
         _KOFINAS,
         _NGT_WILD_PARK,
     ),
