@@ -23,7 +23,7 @@ class Sine(nn.Module):
         return torch.sin(3.0 * x)
 
 
-def chain(activation: type[nn.Module], *widths: int) -> nn.Sequential:
+def chain(activation: type[nn.Module], *widths: int) -> Any:
     layers: list[nn.Module] = []
     for before, after in pairwise(widths[:-1]):
         layers += [nn.Linear(before, after), activation()]
@@ -34,7 +34,7 @@ def graph_of(network: nn.Module, num_inputs: int) -> pg.ParamGraph:
     return pg.capture(network, torch.randn(4, num_inputs, dtype=torch.float64))
 
 
-def make(out_dim: int = 3, **options: Any) -> ScaleGMN:
+def make(out_dim: int = 3, **options: Any) -> Any:
     torch.manual_seed(0)
     return ScaleGMN(out_dim, **{"hidden_dim": 8, "num_layers": 2, **options}).double().eval()
 
@@ -72,7 +72,8 @@ def test_it_equals_its_slow_twin(activation: type[nn.Module], bidirectional: boo
     e = [bucket[0] for bucket in state.edges]  # [receivers, senders, dim], bucket l joins l, l + 1
     back = [bucket[0] for bucket in state.back]
     for layer in m.layers:
-        new, known = [], []
+        new: list[list[Tensor]] = []
+        known: list[list[Tensor]] = []
         for level, rows in enumerate(x):
             new.append([])
             for i, own in enumerate(rows):

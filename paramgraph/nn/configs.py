@@ -166,13 +166,13 @@ CONFIGS: dict[str, Config] = {
     ),
     "ng-t-cnn-zoo": Config(
         NeuralGraphTransformer,
-        "transformer, as published for the small CNN zoo: 1 input channel, kernels to 3 x 3, 10 classes",
+        "transformer for the small CNN zoo: 1 input channel, kernels to 3 x 3, 10 classes",
         _KOFINAS,
         _NGT_CNN_ZOO,
     ),
     "ng-t-wild-park": Config(
         NeuralGraphTransformer,
-        "transformer, as published for CNNs of mixed architecture: 3 channels, kernels to 7 x 7, 10 classes",
+        "transformer for CNNs of mixed architecture: 3 channels, kernels to 7 x 7, 10 classes",
         _KOFINAS,
         _NGT_WILD_PARK,
     ),
