@@ -195,3 +195,21 @@ def test_without_phase_a_shifted_sine_is_another_network() -> None:
         m.fit_statistics([pg.collate([(graph, graph.features(state))])])
         outputs = [m(pg.collate([(graph, graph.features(s))])) for s in (state, shifted)]
         assert lowest <= (outputs[1] - outputs[0]).abs().max().item() <= highest
+
+
+@pytest.mark.parametrize("symmetry", ["sign", "scale"])
+@pytest.mark.parametrize("name", ["mlp", "siren_large_biases", "square", "vision_transformer"])
+def test_answers_to_probes_keep_the_symmetries(name: str, symmetry: str) -> None:
+    """Neurons answer as they scale, and outputs as they are."""
+    graph, state = network_of(name, 1)
+    torch.manual_seed(0)
+    m = OperatorMetanetwork(3, hidden_dim=16, symmetry=symmetry, num_probes=8).double().eval()
+    m.fit_statistics([pg.collate([(graph, graph.features(state))])])
+    before = m(pg.collate([(graph, graph.features(state))]))
+    for seed in range(3):
+        drawn = draw_kinds(graph, m.promised_symmetries(), torch.Generator().manual_seed(seed))
+        after = m(pg.collate([(graph, graph.features(drawn.apply(state)))]))
+        assert ((after - before).norm() / before.norm()).item() < 1e-8
+    before.square().sum().backward()
+    names = ("probe_map.weight", "answer_map.0.weight", "probes.table")
+    assert all(bool(m.get_parameter(name).grad.any()) for name in names)  # type: ignore[union-attr]
