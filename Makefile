@@ -2,6 +2,8 @@
 PYTHON      ?= python3
 VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
+IMAGES      ?= digits
+LEARNING_ZOO ?= zoos/learning
 BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.installed
 DEV_STAMP   := $(VENV)/.installed-dev
@@ -9,7 +11,7 @@ COVERAGE_STAMP := $(VENV)/.installed-coverage
 PIP         := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-here demo-here check format bench laws coverage-report clean
+.PHONY: help demo test test-all test-here demo-here check format bench laws learning coverage-report clean
 
 help:
 	@echo "make demo       set up, run the demonstration, write its results to demo/"
@@ -19,6 +21,7 @@ help:
 	@echo "make format     set up, let ruff format and repair what it can"
 	@echo "make bench      set up, run the benchmarks"
 	@echo "make laws       set up, check every metanetwork on every law, write docs/laws.md"
+	@echo "make learning   set up, train every metanetwork for the same CPU time, write docs/learning.md (hours)"
 	@echo "make coverage-report  set up with transformers and PyG, capture and verify all architectures"
 	@echo "make test-here  tests in the active Python, installs nothing (also: demo-here)"
 	@echo "make clean      remove the environment, caches and demo/"
@@ -67,6 +70,10 @@ bench: $(STAMP)
 
 laws: $(STAMP)
 	$(BIN)/python -m benchmarks laws
+
+learning: $(STAMP)
+	$(BIN)/python -m benchmarks.learning_check --images $(IMAGES) --zoo $(LEARNING_ZOO)
+	$(BIN)/python -m benchmarks.learning_table
 
 coverage-report: $(COVERAGE_STAMP)
 	$(BIN)/python -m benchmarks.coverage
