@@ -152,6 +152,7 @@ def gain(
         links = [link for link in loom.links if link.receiver is value.group]
         if fit and len(links) == 1 and links[0].view is None and not value.group.features:
             _fill(loom, links[0], *fit)
+            value.group.origin = place  # what readers see scales with the gain
             return replace(value, site=place)
     piece = (
         main_piece(loom, parameter, ()) if len(parameter.pieces) == 1 else _widest(loom, parameter)
