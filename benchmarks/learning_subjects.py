@@ -30,6 +30,9 @@ SUBJECTS: dict[str, Subject] = {
     "operator, 64 probes": Subject(
         "operator", {"num_probes": 64, "probe_options": {"num_channels": 2, "num_waves": 0}}, 4e-3
     ),
+    "operator, 64 generated probes": Subject(
+        "operator", {"num_probes": 64, "probe_options": {"generator": "deep-linear"}}, 4e-3
+    ),
     "operator, free neurons": Subject("operator", {"symmetry": "permutation"}, 4e-3),
     "operator, no phase": Subject("operator", {"phase": False}, 4e-3),
     "ScaleGMN-B": Subject("scale-gmn-b", {}, 2e-3, 16),
