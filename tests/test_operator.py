@@ -213,3 +213,17 @@ def test_answers_to_probes_keep_the_symmetries(name: str, symmetry: str) -> None
     before.square().sum().backward()
     names = ("probe_map.weight", "answer_map.0.weight", "probes.table")
     assert all(bool(m.get_parameter(name).grad.any()) for name in names)  # type: ignore[union-attr]
+
+
+def test_beside_learned_tokens_inputs_stay_as_they_are() -> None:
+    """Nothing arrives at the first level: tokens have a value to take in, inputs have none."""
+    graph, state = network_of("vision_transformer", 1)
+    torch.manual_seed(0)
+    m = OperatorMetanetwork(3, hidden_dim=16).double().eval()
+    batch = pg.collate([(graph, graph.features(state))])
+    read = m._sweep(batch, [m.standardizer.edges(bucket) for bucket in batch.buckets])
+    start = batch.split(m._start(batch)[0])[0]
+    moved = (read.signals.primal[0] - start).abs().sum(1) > 0
+    kinds = batch.split(batch.kind)[0]
+    assert {0, 3} <= set(kinds.tolist())
+    assert torch.equal(moved, kinds == 3)
