@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
-from paramgraph.engine import Moments
+from paramgraph.engine import BucketMoments, Moments
 from paramgraph.nn.pna import Edges, PNALayer, to_receivers, to_senders
 
 __all__ = ["OrderedPNALayer"]
@@ -81,7 +81,7 @@ class OrderedPNALayer(PNALayer):
                 bucket = batch.buckets[number]
                 messages = send(film[number], bucket, source, target)
                 if messages is not None:
-                    total.add(bucket, messages, to_senders=not is_up)
+                    total.add(bucket, BucketMoments.of(messages, 2 if is_up else 1), to_senders=not is_up)
             statistics, degree = total.finish()
             before = levels[depth]
             heard = self.summary(before, statistics, degree, log_degree)
