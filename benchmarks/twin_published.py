@@ -70,9 +70,7 @@ class PublishedTwin(Twin):
         return x, layer.edge_out(silu(layer.edge_own(edges) + ends))
 
 
-def _to_sparse(
-    neurons: Tensor, pairs: Tensor, is_edge: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _to_sparse(neurons: Tensor, pairs: Tensor, is_edge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Neurons ``[B * N, dim]``, edge list ``[2, E]`` and edges ``[E, dim]``, reversed ones last."""
     index, forward, backward = [], [], []
     for number, (features, mask) in enumerate(zip(pairs, is_edge, strict=True)):

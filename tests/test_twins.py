@@ -70,7 +70,11 @@ def test_a_twin_has_our_outputs_and_gradients(kind: str) -> None:
     assert len(of_twin) == len(list(twin.parameters()))
     for name, gradient in of_twin.items():
         torch.testing.assert_close(
-            gradient, twin.from_ours(name, own), rtol=0, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
+            gradient,
+            twin.from_ours(name, own),
+            rtol=0,
+            atol=1e-8,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
 
 
