@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 import paramgraph as pg
 from paramgraph.batch import GraphBatch, Rows
 from paramgraph.engine import (
+    BucketMoments,
     Moments,
     add_rows,
     edge_index,
-    moments,
     push,
     receivers_of,
     senders_of,
@@ -75,6 +75,18 @@ def operators(batch: GraphBatch, num_operators: int) -> list[Tensor]:
         weights = bucket.values if len(bucket.positions) == 1 else bucket.values @ psi
         result.append(weights.detach().clone().requires_grad_())
     return result
+
+
+def moments(
+    batch: GraphBatch, messages: Callable[[int], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Statistics of the messages to receivers and to senders of each bucket."""
+    total = Moments(batch)
+    for number, bucket in enumerate(batch.buckets):
+        up, down = messages(number)
+        total.add(bucket, BucketMoments.of(up, 2))
+        total.add(bucket, BucketMoments.of(down, 1), to_senders=True)
+    return total.finish()
 
 
 @pytest.mark.parametrize("num_operators", [1, 3])
@@ -202,7 +214,8 @@ def test_moments_can_be_filled_one_way_only() -> None:
     batch = pg.collate([pair("mlp", 0)])
     total = Moments(batch)
     for bucket in batch.buckets:
-        total.add(bucket, bucket.values[..., 0, None].reshape(*bucket.block_shape, 1))
+        messages = bucket.values[..., 0, None].reshape(*bucket.block_shape, 1)
+        total.add(bucket, BucketMoments.of(messages, 2))
     statistics, count = total.finish()
     weight = by_name("mlp").make().double()
     randomise(weight, 0)

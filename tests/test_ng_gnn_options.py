@@ -12,7 +12,7 @@ from paramgraph.batch import GraphBatch
 from paramgraph.engine import edge_index
 from paramgraph.nn import NeuralGraphGNN
 from paramgraph.nn.magnitudes import log_magnitudes
-from paramgraph.nn.pna import Edges
+from paramgraph.nn.edge_chain import EdgeChain
 from paramgraph.structure import EdgeKind
 from paramgraph.tasks import EpochOrder
 
@@ -64,7 +64,7 @@ def test_magnitudes_reach_the_prediction(batch: GraphBatch) -> None:
 def test_the_edge_readout_is_the_mean_over_each_networks_edges(batch: GraphBatch) -> None:
     torch.manual_seed(0)
     m = NeuralGraphGNN(2, hidden_dim=8, num_layers=2, readout="mean-edges").double().eval()
-    seen: list[tuple[Tensor, Edges]] = []
+    seen: list[tuple[Tensor, EdgeChain]] = []
     m.layers[-1].register_forward_hook(lambda _m, _a, out: seen.append((out[0], out[1])))
     read = m._features(batch)
     neurons, edges = seen[0]
@@ -75,7 +75,7 @@ def test_the_edge_readout_is_the_mean_over_each_networks_edges(batch: GraphBatch
         parts = (
             neurons[mine].mean(0),
             neurons[mine & (batch.kind == 2)].mean(0),
-            edges.value()[network_of_edge == network].mean(0),
+            edges.value(batch)[network_of_edge == network].mean(0),
         )
         assert torch.allclose(read[network], torch.cat(parts), atol=1e-10)
 

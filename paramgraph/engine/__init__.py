@@ -6,29 +6,29 @@ to check the fast form against.
 """
 
 from paramgraph.engine.blocks import add_rows, push, receivers_of, senders_of
+from paramgraph.engine.edge_pass import EdgePass, edge_passes
+from paramgraph.engine.edge_tiles import EdgeSource, EdgeUpdate, FilmWeights
+from paramgraph.engine.film import FilmResult, film_pass
 from paramgraph.engine.moments import BucketMoments, Moments
 from paramgraph.engine.slow import edge_index, slow_moments, slow_push
+from paramgraph.engine.tiles import tile_bytes
 
 __all__ = [
     "BucketMoments",
+    "EdgePass",
+    "EdgeSource",
+    "EdgeUpdate",
+    "FilmResult",
+    "FilmWeights",
     "Moments",
     "add_rows",
     "edge_index",
+    "edge_passes",
+    "film_pass",
     "push",
     "receivers_of",
     "senders_of",
     "slow_moments",
     "slow_push",
+    "tile_bytes",
 ]
-
-
-def moments(batch, messages):
-    """Temporary while pna.py is rewritten."""
-    total = Moments(batch)
-    for number, bucket in enumerate(batch.buckets):
-        up, down = messages(number)
-        if up is not None:
-            total.add(bucket, BucketMoments.of(up, 2))
-        if down is not None:
-            total.add(bucket, BucketMoments.of(down, 1), to_senders=True)
-    return total.finish()

@@ -61,6 +61,19 @@ class EdgeLift(nn.Module):
         self.lift = nn.Linear(2 * rows if num_frequencies else rows, dim)
         self.map = nn.Linear(dim, dim)
 
+    def bases_of(self, bucket: Bucket, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the weights of a bucket are projected on ``[num_positions, rows]``, each way."""
+        bases = [basis(bucket.positions, like) for basis in self.bases]
+        if not self.is_reversed:
+            return bases[0], None
+        own, reverse, both = bases
+        return own + both, reverse + both
+
+    def joined_map(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of both linear maps in one."""
+        weight = self.map.weight @ self.lift.weight
+        return weight, self.map.weight @ self.lift.bias + self.map.bias
+
     def features(
         self, buckets: Sequence[Bucket], standardizer: Standardizer
     ) -> tuple[Tensor, Tensor | None]:
@@ -69,13 +82,9 @@ class EdgeLift(nn.Module):
         for bucket in buckets:
             values = standardizer.edges(bucket)
             values = values.reshape(-1, values.shape[-1])
-            bases = [basis(bucket.positions, values) for basis in self.bases]
-            if not self.is_reversed:
-                projected[0].append(values @ bases[0])
-                continue
-            own, reverse, both = bases
-            projected[0].append(values @ (own + both))
-            projected[1].append(values @ (reverse + both))
+            for pieces, basis in zip(projected, self.bases_of(bucket, values), strict=True):
+                if basis is not None:
+                    pieces.append(values @ basis)
         forward = self.map(self._lift(torch.cat(projected[0])))
         if not self.is_reversed:
             return forward, None

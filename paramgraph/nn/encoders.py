@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramgraph.batch import GraphBatch
+from paramgraph.batch import Bucket, GraphBatch
+from paramgraph.engine import EdgeSource
 from paramgraph.nn.edge_lift import EdgeLift
 from paramgraph.nn.identities import identity_vectors
 from paramgraph.nn.magnitudes import log_magnitudes
@@ -99,11 +100,39 @@ class EdgeEncoder(EdgeLift):
             backward = None if backward is None else backward + kind
         return forward, backward
 
+    def sources(
+        self, batch: GraphBatch, standardizer: Standardizer
+    ) -> tuple[list[EdgeSource], list[EdgeSource] | None]:
+        """The same features as recipes, one per bucket and direction; nothing is computed per edge.
+
+        Raises:
+            BatchError: A kernel is larger than ``max_kernel``.
+        """
+        maps = {}
+        for lift in (self, self.linear):
+            if lift is not None:
+                weight, bias = lift.joined_map()
+                maps[lift] = weight.to(batch.dtype), bias.to(batch.dtype)
+        up, down = [], []
+        for bucket in batch.buckets:
+            lift = self.linear if self.linear is not None and _is_plain(bucket) else self
+            weight, bias = maps[lift]
+            if self.kind is not None:
+                bias = bias + self.kind.weight[_KINDS.index(bucket.kind)]
+            values = standardizer.edges(bucket)
+            values = values.reshape(-1, values.shape[-1])
+            bases = lift.bases_of(bucket, values)
+            is_wave = bool(self.num_frequencies)
+            up.append(EdgeSource(None, values, bases[0], is_wave, weight, bias))
+            if bases[1] is not None:
+                down.append(EdgeSource(None, values, bases[1], is_wave, weight, bias))
+        return up, down if self.is_reversed else None
+
     def _apart(
         self, batch: GraphBatch, linear: EdgeLift, standardizer: Standardizer
     ) -> tuple[Tensor, Tensor | None]:
         """Plain matrices through ``linear``, all else through the maps of kernels."""
-        is_plain = [b.kind is EdgeKind.LINEAR and len(b.positions) == 1 for b in batch.buckets]
+        is_plain = [_is_plain(bucket) for bucket in batch.buckets]
         pieces: list[list[Tensor]] = [[torch.empty(0)] * len(batch.buckets) for _ in (0, 1)]
         for lift, plain in ((self.features, False), (linear.features, True)):
             numbers = [i for i, flag in enumerate(is_plain) if flag is plain]
@@ -117,6 +146,11 @@ class EdgeEncoder(EdgeLift):
                         pieces[direction][number] = piece
         backward = torch.cat(pieces[1]) if self.is_reversed else None
         return torch.cat(pieces[0]), backward
+
+
+def _is_plain(bucket: Bucket) -> bool:
+    """Whether it is a matrix, not a kernel."""
+    return bucket.kind is EdgeKind.LINEAR and len(bucket.positions) == 1
 
 
 class KindTable(nn.Embedding):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
-from paramgraph.engine import BucketMoments, Moments
-from paramgraph.nn.pna import Edges, PNALayer, to_receivers, to_senders
+from paramgraph.engine import Moments
+from paramgraph.nn.edge_chain import EdgeChain
+from paramgraph.nn.pna import PNALayer
 
 __all__ = ["OrderedPNALayer"]
 
@@ -40,48 +42,46 @@ class OrderedPNALayer(PNALayer):
         self,
         batch: GraphBatch,
         neurons: Tensor,
-        forward: Edges,
-        backward: Edges | None,
+        edges: EdgeChain,
         log_degree: Tensor,
-        wanted: tuple[list[bool], list[bool]],
-    ) -> Tensor:
+        wanted: Sequence[bool],
+    ) -> tuple[Tensor, EdgeChain]:
         """All levels, one after the other; arguments as in ``PNALayer.forward``."""
         levels = batch.split(neurons)
+        if edges.is_stored:
+            edges = edges.finished()
         # Each level passes on what it heard, so a sweep needs all buckets, or none of them.
-        every = [True] * len(batch.buckets)
-        self._sweep(batch, levels, self.film_of(batch, forward, every), log_degree, is_up=True)
-        if backward is not None and any(wanted[1]):
-            self._sweep(
-                batch, levels, self.film_of(batch, backward, every), log_degree, is_up=False
-            )
-        return torch.cat(levels)
+        self._sweep(batch, levels, edges, log_degree, is_up=True)
+        if any(want for one, want in zip(edges.passes, wanted, strict=True) if one.is_reverse):
+            self._sweep(batch, levels, edges, log_degree, is_up=False)
+        return torch.cat(levels), edges
 
     def _sweep(
         self,
         batch: GraphBatch,
         levels: list[Tensor],
-        film: list[Tensor | None],
+        edges: EdgeChain,
         log_degree: Tensor,
         *,
         is_up: bool,
     ) -> None:
         """Visit the levels, replacing them in the list."""
         source = [self.message_source(level) for level in levels]
-        target = [self.message_target(level) for level in levels]
-        arriving: list[list[int]] = [[] for _ in levels]
-        for number, bucket in enumerate(batch.buckets):
-            arriving[bucket.receiver_depth if is_up else bucket.sender_depth].append(number)
+        target = torch.cat([self.message_target(level) for level in levels])
         order = range(len(levels)) if is_up else reversed(range(len(levels)))
         for depth in order:
-            if not arriving[depth]:
+            arriving = [
+                one.is_reverse != is_up
+                and depth == (one.bucket.receiver_depth if is_up else one.bucket.sender_depth)
+                for one in edges.passes
+            ]
+            if not any(arriving):
                 continue
+            parts, _ = edges.messages(self.film, target, torch.cat(source), arriving)
             total = Moments(_level(batch, depth))
-            send = to_receivers if is_up else to_senders
-            for number in arriving[depth]:
-                bucket = batch.buckets[number]
-                messages = send(film[number], bucket, source, target)
-                if messages is not None:
-                    total.add(bucket, BucketMoments.of(messages, 2 if is_up else 1), to_senders=not is_up)
+            for one, part in zip(edges.passes, parts, strict=True):
+                if part is not None:
+                    total.add(one.bucket, part, to_senders=not is_up)
             statistics, degree = total.finish()
             before = levels[depth]
             heard = self.summary(before, statistics, degree, log_degree)

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import Entries, GraphBatch
+from paramgraph.engine import EdgeSource
+from paramgraph.nn.edge_chain import EdgeChain
 from paramgraph.nn.encoders import EdgeEncoder, KindTable, NeuronEncoder
 from paramgraph.nn.heads import EntryHead
 from paramgraph.nn.metanetwork import Level, Metanetwork
 from paramgraph.nn.neuron_memory import OrderedPNALayer
-from paramgraph.nn.pna import Edges, PNALayer, edge_mean, in_degrees
+from paramgraph.nn.pna import PNALayer, edge_mean, in_degrees
 from paramgraph.nn.probes import ProbePoints
 from paramgraph.nn.readouts import GraphReadout
 from paramgraph.nn.standardize import Standardizer
@@ -71,6 +73,10 @@ class NeuralGraphGNN(Metanetwork):
         max_outputs: Outputs likewise.
         max_hidden_layers: Depths of hidden neurons with a learned vector, 63 when not given.
         num_activations: Activations with a learned vector, all when not given; the paper has 7.
+        edge_state: ``"stored"`` keeps the features of edges for the backward pass,
+            ``"recomputed"`` computes them anew from the raw weights in every layer: the same
+            function in less memory and about twice the time. ``"auto"`` stores what fits.
+        max_state_bytes: What fits, for ``"auto"``.
 
     Law: the output does not change (level ``"graph"``) or moves along when hidden neurons are
     permuted.
@@ -120,12 +126,20 @@ class NeuralGraphGNN(Metanetwork):
         max_outputs: int = 256,
         max_hidden_layers: int | None = None,
         num_activations: int | None = None,
+        edge_state: str = "auto",
+        max_state_bytes: int = 2**31,
     ) -> None:
         super().__init__(out_dim, level=level)
         if norm not in ("graph", "neuron"):
             raise ValueError(f"norm must be 'graph' or 'neuron', got {norm!r}.")
         if schedule not in ("parallel", "forward"):
             raise ValueError(f"schedule must be 'parallel' or 'forward', got {schedule!r}.")
+        if edge_state not in ("auto", "stored", "recomputed"):
+            raise ValueError(
+                f"edge_state must be 'auto', 'stored' or 'recomputed', got {edge_state!r}."
+            )
+        self.edge_state = edge_state
+        self.max_state_bytes = max_state_bytes
         self.hidden_dim = hidden_dim
         self.readout = readout
         self.num_outputs = num_outputs
@@ -221,8 +235,8 @@ class NeuralGraphGNN(Metanetwork):
                 ``max_kernel``, a kernel is larger; with probes, a network cannot be run.
         """
         if self.entries is not None:
-            neurons, edges = self._pass_messages(batch)
-            parts = batch.split_edges(edges.value()[: batch.num_edges])
+            neurons, edges = self._neurons_and_edges(batch)
+            parts = batch.split_edges(edges[: batch.num_edges])
             entries: Entries = self.entries(batch, parts, neurons[: batch.num_neurons])
             return entries
         read: Tensor = self.head((self._features(batch) - self.read_center) / self.read_spread)
@@ -230,35 +244,47 @@ class NeuralGraphGNN(Metanetwork):
 
     def _features(self, batch: GraphBatch) -> Tensor:
         """What the head reads ``[num_networks, read_dim]``, or ``[N, hidden_dim]``."""
-        neurons, edges = self._pass_messages(batch)
+        neurons, edges, larger = self._pass_messages(batch)
         if self.level == "neuron":
             return neurons[: batch.num_neurons]
         mean = None
         if self.readout == "mean-edges":
-            mean = Edges(edge_mean(batch, edges.features), edges.pending).value()
+            mean = edges.read(edge_mean(batch, edges.features(larger)))
         read: Tensor = self.reader(batch, neurons, mean)
         return read
 
-    def _pass_messages(self, batch: GraphBatch) -> tuple[Tensor, Edges]:
-        """Neurons and forward edges after all layers, virtual ones last."""
+    def _neurons_and_edges(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Features of neurons and of edges after all layers, virtual ones last."""
+        neurons, edges, larger = self._pass_messages(batch)
+        return neurons, edges.value(larger)
+
+    def _pass_messages(self, batch: GraphBatch) -> tuple[Tensor, EdgeChain, GraphBatch]:
+        """Neurons and edges after all layers, virtual ones last, and the batch that has these."""
         neurons = self.neuron_encoder(batch, self.standardizer)
-        up, down = self.edge_encoder(batch, self.standardizer)
+        up, down = self.edge_encoder.sources(batch, self.standardizer)
         if self.virtual_edges is not None:
             neurons = torch.cat([neurons, self.reader.first_tokens(batch.num_networks)])
-            virtual = self.virtual_edges[:, None].expand(-1, batch.num_neurons, -1)
-            up = torch.cat([up, virtual[0]])
-            down = None if down is None else torch.cat([down, virtual[1]])
-            batch = with_virtual_neurons(batch)
-        forward, backward = Edges(up), None if down is None else Edges(down)
-        everything = [True] * len(batch.buckets)
+            larger = with_virtual_neurons(batch)
+            num = len(larger.buckets) - len(batch.buckets)
+            up += [EdgeSource(bias=self.virtual_edges[0])] * num
+            if down is not None:
+                down += [EdgeSource(bias=self.virtual_edges[1])] * num
+            batch = larger
+        edges = EdgeChain.start(batch, up, down, is_stored=self._stores(batch))
+        everything = [True] * len(edges.passes)
         for number, layer in enumerate(self.layers):
-            wanted = everything, everything
-            if self._reads_outputs and number == len(self.layers) - 1:
-                wanted = _ends_at_outputs(batch)
-            neurons, forward, backward = layer(
-                batch, neurons, forward, backward, self.log_degree, wanted
-            )
-        return neurons, forward
+            is_last = number == len(self.layers) - 1
+            wanted = _ends_at_outputs(batch, edges) if self._reads_outputs and is_last else None
+            neurons, edges = layer(batch, neurons, edges, self.log_degree, wanted or everything)
+        return neurons, edges, batch
+
+    def _stores(self, batch: GraphBatch) -> bool:
+        """Whether the features of edges are kept for the backward pass."""
+        if self.edge_state != "auto":
+            return self.edge_state == "stored"
+        per_layer = batch.num_edges * self.hidden_dim * batch.neuron_values.element_size()
+        num_kept = (len(self.layers) + 1) * (1 + self.edge_encoder.is_reversed)
+        return per_layer * num_kept <= self.max_state_bytes
 
     @property
     def _reads_outputs(self) -> bool:
@@ -286,9 +312,14 @@ def _start_at_unit_scale(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.3)
 
 
-def _ends_at_outputs(batch: GraphBatch) -> tuple[list[bool], list[bool]]:
-    """Which buckets send messages to output neurons: up to receivers, down to senders."""
+def _ends_at_outputs(batch: GraphBatch, edges: EdgeChain) -> list[bool]:
+    """Which passes send messages to output neurons."""
     levels = batch.split(batch.kind == 2)
-    up = [bool(b.receivers.take(levels[b.receiver_depth]).any()) for b in batch.buckets]
-    down = [bool(b.senders.take(levels[b.sender_depth]).any()) for b in batch.buckets]
-    return up, down
+    result = []
+    for one in edges.passes:
+        bucket = one.bucket
+        rows, depth = bucket.receivers, bucket.receiver_depth
+        if one.is_reverse:
+            rows, depth = bucket.senders, bucket.sender_depth
+        result.append(bool(rows.take(levels[depth]).any()))
+    return result

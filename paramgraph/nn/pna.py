@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from paramgraph.batch import Bucket, GraphBatch
-from paramgraph.engine import moments, receivers_of, senders_of
+from paramgraph.batch import GraphBatch
+from paramgraph.engine import Moments
+from paramgraph.nn.edge_chain import EdgeChain
 from paramgraph.nn.metanetwork import network_mean
 
-__all__ = ["Edges", "NetworkNorm", "PNALayer", "edge_mean", "in_degrees"]
+__all__ = ["NetworkNorm", "PNALayer", "edge_mean", "in_degrees"]
 
 
 class NetworkNorm(nn.Module):
@@ -32,34 +33,6 @@ class NetworkNorm(nn.Module):
         x = x - center[batch.network]
         square = network_mean(x.square(), batch.network, batch.num_networks).mean(1, keepdim=True)
         return x * (square + 1e-5).rsqrt()[batch.network] * self.weight + self.bias
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Edge features and a linear map that is still to be applied to them.
-
-    Readers of edges are linear maps too, so both are multiplied first: one map of small matrices
-    instead of one over all edges.
-
-    Attributes:
-        features: ``[E, dim]``.
-        pending: The map, if one is left.
-    """
-
-    features: Tensor
-    pending: nn.Linear | None = None
-
-    def through(self, linear: nn.Linear) -> Tensor:
-        """The features after the pending map and ``linear``."""
-        if self.pending is None:
-            return linear(self.features)
-        weight = linear.weight @ self.pending.weight
-        bias = linear.weight @ self.pending.bias + linear.bias
-        return nn.functional.linear(self.features, weight, bias)
-
-    def value(self) -> Tensor:
-        """The features after the pending map."""
-        return self.features if self.pending is None else self.pending(self.features)
 
 
 class PNALayer(nn.Module):
@@ -105,56 +78,46 @@ class PNALayer(nn.Module):
         self,
         batch: GraphBatch,
         neurons: Tensor,
-        forward: Edges,
-        backward: Edges | None,
+        edges: EdgeChain,
         log_degree: Tensor,
-        wanted: tuple[list[bool], list[bool]],
-    ) -> tuple[Tensor, Edges, Edges | None]:
+        wanted: Sequence[bool],
+    ) -> tuple[Tensor, EdgeChain]:
         """One layer.
 
         Args:
             batch: The networks.
             neurons: ``[N, dim]``.
-            forward: Features of the edges.
-            backward: Of the reversed edges, if messages go both ways.
+            edges: Their edges, both ways if messages go both ways.
             log_degree: The paper's delta.
-            wanted: For each bucket whether somebody reads what it sends to its receivers, and to
-                its senders.
+            wanted: For each pass over the edges whether somebody reads the messages.
         """
-        neurons = self.update_neurons(batch, neurons, forward, backward, log_degree, wanted)
+        neurons, edges = self.update_neurons(batch, neurons, edges, log_degree, wanted)
         if self.norm is not None:
             is_graph = isinstance(self.norm, NetworkNorm)
             normal = self.norm(batch, neurons) if is_graph else self.norm(neurons)
             neurons = self.dropout(nn.functional.silu(normal))
-        if not self.updates_edges:
-            return neurons, forward, backward
-        ends = batch.split(self.edge_source(neurons)), batch.split(self.edge_target(neurons))
-        forward = self._update_edges(batch, forward, *ends)
-        if backward is not None:
-            backward = self._update_edges(batch, backward, *ends, reverse=True)
-        return neurons, forward, backward
+        if self.updates_edges:
+            ends = self.edge_target(neurons), self.edge_source(neurons)
+            edges = edges.updated(self.edge_own, *ends, self.edge_out)
+        return neurons, edges
 
     def update_neurons(
         self,
         batch: GraphBatch,
         neurons: Tensor,
-        forward: Edges,
-        backward: Edges | None,
+        edges: EdgeChain,
         log_degree: Tensor,
-        wanted: tuple[list[bool], list[bool]],
-    ) -> Tensor:
+        wanted: Sequence[bool],
+    ) -> tuple[Tensor, EdgeChain]:
         """All neurons at once, from messages between their old features; see ``forward``."""
-        target = batch.split(self.message_target(neurons))
-        source = batch.split(self.message_source(neurons))
-        film = self.film_of(batch, forward, wanted[0]), self.film_of(batch, backward, wanted[1])
-
-        def messages(number: int) -> tuple[Tensor | None, Tensor | None]:
-            bucket = batch.buckets[number]
-            up = to_receivers(film[0][number], bucket, source, target)
-            return up, to_senders(film[1][number], bucket, source, target)
-
-        statistics, degree = moments(batch, messages)
-        return self.summary(neurons, statistics, degree, log_degree)
+        ends = self.message_target(neurons), self.message_source(neurons)
+        parts, edges = edges.messages(self.film, *ends, wanted)
+        total = Moments(batch)
+        for one, part in zip(edges.passes, parts, strict=True):
+            if part is not None:
+                total.add(one.bucket, part, to_senders=one.is_reverse)
+        statistics, degree = total.finish()
+        return self.summary(neurons, statistics, degree, log_degree), edges
 
     def summary(
         self, neurons: Tensor, statistics: Tensor, degree: Tensor, log_degree: Tensor
@@ -163,67 +126,6 @@ class PNALayer(nn.Module):
         amplified = statistics * ((degree + 1).log() / log_degree.to(neurons.dtype))
         features: Tensor = self.out(self.post(torch.cat([neurons, statistics, amplified], dim=1)))
         return features
-
-    def film_of(
-        self, batch: GraphBatch, edges: Edges | None, wanted: list[bool]
-    ) -> list[Tensor | None]:
-        """Scale and shift per edge, by bucket; ``None`` where nobody reads the messages."""
-        if edges is None or not any(wanted):
-            return [None] * len(batch.buckets)
-        if all(wanted):
-            return list(batch.split_edges(edges.through(self.film)))
-        parts = batch.split_edges(edges.features)
-        return [
-            Edges(part, edges.pending).through(self.film) if want else None
-            for part, want in zip(parts, wanted, strict=True)
-        ]
-
-    def _update_edges(
-        self,
-        batch: GraphBatch,
-        edges: Edges,
-        source: list[Tensor],
-        target: list[Tensor],
-        *,
-        reverse: bool = False,
-    ) -> Edges:
-        """``L1 silu(L_e e + L_s x_source + L_t x_target)``; ``L1`` is left for the reader."""
-        own = edges.through(self.edge_own)
-        ends = []
-        for bucket in batch.buckets:
-            s, r = bucket.sender_depth, bucket.receiver_depth
-            if reverse:
-                both = receivers_of(source[r], bucket) + senders_of(target[s], bucket)
-            else:
-                both = senders_of(source[s], bucket) + receivers_of(target[r], bucket)
-            ends.append(both.reshape(-1, own.shape[1]))
-        return Edges(nn.functional.silu(own + torch.cat(ends)), self.edge_out)
-
-
-def to_receivers(
-    film: Tensor | None, bucket: Bucket, source: list[Tensor], target: list[Tensor]
-) -> Tensor | None:
-    """Messages of a bucket to its receivers; ``source`` and ``target`` hold ``A[x]`` by level."""
-    if film is None:
-        return None
-    receivers = receivers_of(target[bucket.receiver_depth], bucket)
-    return _modulate(film, receivers + senders_of(source[bucket.sender_depth], bucket))
-
-
-def to_senders(
-    film: Tensor | None, bucket: Bucket, source: list[Tensor], target: list[Tensor]
-) -> Tensor | None:
-    """Messages of a bucket to its senders, along the reversed edges."""
-    if film is None:
-        return None
-    senders = senders_of(target[bucket.sender_depth], bucket)
-    return _modulate(film, senders + receivers_of(source[bucket.receiver_depth], bucket))
-
-
-def _modulate(film: Tensor, values: Tensor) -> Tensor:
-    """Scale and shift messages by what the edge says."""
-    scale, shift = film.chunk(2, dim=-1)
-    return torch.addcmul(shift, scale, values)
 
 
 def edge_mean(batch: GraphBatch, edges: Tensor) -> Tensor:

@@ -1,0 +1,144 @@
+"""Edges of a graph network as a chain of recipes: where they start, and the updates since.
+
+Nothing is computed until messages are made or edges are read, and then in one tiled pass. The
+features in between are stored, or computed anew from the raw weights in every layer: the same
+function, with memory that does not grow with the number of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from paramgraph.batch import GraphBatch
+from paramgraph.engine import (
+    BucketMoments,
+    EdgePass,
+    EdgeSource,
+    EdgeUpdate,
+    FilmWeights,
+    edge_passes,
+    film_pass,
+)
+
+__all__ = ["EdgeChain"]
+
+
+@dataclass(frozen=True)
+class EdgeChain:
+    """Features of all edges, and of the reversed ones, as they will be computed.
+
+    Attributes:
+        passes: Buckets in order, then the reversed ones if messages go both ways.
+        sources: Where the features of each pass start.
+        updates: What is still to be applied to them.
+        pending: A linear map behind the last update. Readers are linear maps too, so both are
+            multiplied first: one product of small matrices instead of one over all edges.
+        is_stored: Whether features are kept when they have been computed.
+    """
+
+    passes: tuple[EdgePass, ...]
+    sources: tuple[EdgeSource, ...]
+    updates: tuple[EdgeUpdate, ...] = ()
+    pending: nn.Linear | None = None
+    is_stored: bool = True
+
+    @staticmethod
+    def start(
+        batch: GraphBatch,
+        up: Sequence[EdgeSource],
+        down: Sequence[EdgeSource] | None,
+        *,
+        is_stored: bool,
+    ) -> EdgeChain:
+        """Edges as they are encoded.
+
+        Args:
+            batch: The networks.
+            up: One source per bucket.
+            down: One per bucket of reversed edges, if messages go both ways.
+            is_stored: Whether features are kept when they have been computed.
+        """
+        passes = edge_passes(batch, is_reverse=False)
+        if down is not None:
+            passes += edge_passes(batch, is_reverse=True)
+        return EdgeChain(tuple(passes), (*up, *(down or ())), is_stored=is_stored)
+
+    def updated(self, own: nn.Linear, target: Tensor, source: Tensor, out: nn.Linear) -> EdgeChain:
+        """After ``e <- out(silu(own(e) + target_i + source_j))``, with terms ``[N, dim]``."""
+        weight, bias = self._through(own)
+        update = EdgeUpdate(weight, torch.cat([target + bias, source], dim=1))
+        return replace(self, updates=(*self.updates, update), pending=out)
+
+    def messages(
+        self, film: nn.Linear, target: Tensor, source: Tensor, wanted: Sequence[bool]
+    ) -> tuple[list[BucketMoments | None], EdgeChain]:
+        """Statistics of ``s * (target_i + source_j) + t``, ``[s, t] = film(e)``, by pass.
+
+        Args:
+            film: Map to scales and shifts.
+            target: ``[N, dim]``.
+            source: ``[N, dim]``.
+            wanted: For each pass whether its messages are read.
+
+        Returns:
+            The statistics, ``None`` where they are not wanted, and the chain to go on with.
+        """
+        chosen = [i for i, want in enumerate(wanted) if want and self.passes[i].num_edges]
+        weights = FilmWeights(*self._through(film), torch.cat([target, source], dim=1))
+        keeps = self.is_stored and self._is_unfinished and len(chosen) == len(self.passes)
+        results = film_pass(
+            [self.passes[i] for i in chosen],
+            [self.sources[i] for i in chosen],
+            self.updates,
+            weights,
+            keeps_state=keeps,
+        )
+        moments: list[BucketMoments | None] = [None] * len(self.passes)
+        for number, result in zip(chosen, results, strict=True):
+            moments[number] = result.moments
+        if not keeps:
+            return moments, self
+        states = tuple(EdgeSource(state=result.state) for result in results)
+        return moments, replace(self, sources=states, updates=())
+
+    def finished(self) -> EdgeChain:
+        """The same features, computed and stored."""
+        if not self._is_unfinished:
+            return self
+        results = film_pass(self.passes, self.sources, self.updates, None, keeps_state=True)
+        states = tuple(EdgeSource(state=result.state) for result in results)
+        return replace(self, sources=states, updates=())
+
+    def features(self, batch: GraphBatch) -> Tensor:
+        """Features of the edges before the pending map ``[E, dim]``."""
+        num = len(batch.buckets)
+        chain = replace(self, passes=self.passes[:num], sources=self.sources[:num]).finished()
+        return torch.cat([_state(source) for source in chain.sources])
+
+    def read(self, features: Tensor) -> Tensor:
+        """Features after the pending map."""
+        return features if self.pending is None else self.pending(features)
+
+    def value(self, batch: GraphBatch) -> Tensor:
+        """Features of the edges ``[E, dim]``."""
+        return self.read(self.features(batch))
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return bool(self.updates) or any(source.state is None for source in self.sources)
+
+    def _through(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Weight and bias of ``linear`` behind the pending map."""
+        if self.pending is None:
+            return linear.weight, linear.bias
+        weight = linear.weight @ self.pending.weight
+        return weight, linear.weight @ self.pending.bias + linear.bias
+
+
+def _state(source: EdgeSource) -> Tensor:
+    assert source.state is not None
+    return source.state
