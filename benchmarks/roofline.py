@@ -109,7 +109,7 @@ def _seconds(task: Callable[[], object], *, least: float = 0.03, repeats: int = 
 
 @cache
 def _product_rate(rows: int, inner: int, columns: int, *, over_rows: bool = False) -> float:
-    """GFLOP/s of ``[rows, inner] @ [inner, columns]``, or of ``[inner, rows] @ [rows, columns]``."""
+    """GFLOP/s of ``x [rows, inner] @ [inner, columns]``, or of ``x.T @ [rows, columns]``."""
     x = torch.randn(rows, inner)
     if over_rows:
         other, out = torch.randn(rows, columns), torch.empty(inner, columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import paramgraph as pg
+from benchmarks.twin_dense_transformer import DenseTransformerTwin
 from benchmarks.twin_layers import InrWeights, Twin
 from benchmarks.twin_published import PublishedTwin
-from paramgraph.nn import NeuralGraphGNN, make_metanetwork
+from paramgraph.nn import NeuralGraphGNN, NeuralGraphTransformer, make_metanetwork
 
 SIREN = pg.zoo.Siren(widths=(5, 4), in_dim=2, out_dim=1)
 NUM_NETWORKS = 3
@@ -91,3 +93,36 @@ def test_a_twin_refuses_what_it_has_no_equations_for() -> None:
     batch, _ = networks()
     with pytest.raises(ValueError, match=r"readout='mean'.*use 'ng-gnn-inr'"):
         PublishedTwin(ours(batch, readout="mean"), SIREN.dims)
+
+
+def transformer(batch: pg.GraphBatch, **options: Any) -> NeuralGraphTransformer:
+    torch.manual_seed(0)
+    small = {"node_dim": 8, "edge_dim": 4, "num_heads": 2, "num_layers": 3}
+    metanetwork = make_metanetwork("ng-t-inr", 10, **small, **options).double().eval()
+    assert isinstance(metanetwork, NeuralGraphTransformer)
+    metanetwork.fit_statistics([batch])
+    with torch.no_grad():
+        for parameter in metanetwork.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return metanetwork
+
+
+def test_the_dense_transformer_has_our_outputs_and_gradients() -> None:
+    batch, weights = networks()
+    metanetwork = transformer(batch)
+    twin = DenseTransformerTwin(copy.deepcopy(metanetwork), SIREN.dims).eval()
+    expected, own = gradients(metanetwork, batch)
+    found, of_twin = gradients(twin, weights)
+    assert expected.std(0).min() > 1e-6
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert len(of_twin) == len(own) == len(list(metanetwork.parameters()))
+    for name, gradient in own.items():
+        torch.testing.assert_close(
+            of_twin[f"ours.{name}"], gradient, rtol=0, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_the_dense_transformer_refuses_what_it_has_no_equations_for() -> None:
+    batch, _ = networks()
+    with pytest.raises(ValueError, match=r"edges='graph'.*use 'ng-t-inr'"):
+        DenseTransformerTwin(transformer(batch, edges="graph"), SIREN.dims)
