@@ -14,6 +14,7 @@ import paramgraph as pg
 import paramgraph.testing as pt
 from paramgraph.nn import OperatorMetanetwork
 from paramgraph.nn.operator import OperatorMetanetwork as Operator
+from paramgraph.nn.pushes import HeldWeights
 from paramgraph.structure import Activation
 from paramgraph.testing.draws import draw_kinds
 
@@ -100,7 +101,7 @@ def test_signals_keep_their_size_over_depth(
     m = Operator(2, hidden_dim=16, symmetry=symmetry).eval()
     m.fit_statistics([batch])
     with torch.no_grad():
-        read = m._sweep(batch, [m.standardizer.edges(bucket) for bucket in batch.buckets])
+        read = m._sweep(batch, HeldWeights(batch, m.standardizer))
     for level in (1, depth // 2, depth):
         assert 0.1 < read.signals.primal[level].square().mean().sqrt() < 30
         assert 0.05 < read.signals.dual[level].square().mean().sqrt() < 30
@@ -118,7 +119,7 @@ def test_what_comes_in_is_heard_at_the_other_end() -> None:
     m.fit_statistics([pg.collate([(graph, values)])])
     weight = values.blocks[0].clone().requires_grad_()
     batch = pg.collate([(graph, pg.Values((weight, *values.blocks[1:]), values.neurons))])
-    read = m._sweep(batch, [m.standardizer.edges(bucket) for bucket in batch.buckets])
+    read = m._sweep(batch, HeldWeights(batch, m.standardizer))
     (slope,) = torch.autograd.grad(read.signals.primal[-1].square().sum(), weight)
     assert slope.norm() > 1e-3
 
@@ -221,7 +222,7 @@ def test_beside_learned_tokens_inputs_stay_as_they_are() -> None:
     torch.manual_seed(0)
     m = OperatorMetanetwork(3, hidden_dim=16).double().eval()
     batch = pg.collate([(graph, graph.features(state))])
-    read = m._sweep(batch, [m.standardizer.edges(bucket) for bucket in batch.buckets])
+    read = m._sweep(batch, HeldWeights(batch, m.standardizer))
     start = batch.split(m._start(batch)[0])[0]
     moved = (read.signals.primal[0] - start).abs().sum(1) > 0
     kinds = batch.split(batch.kind)[0]

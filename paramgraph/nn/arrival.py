@@ -64,28 +64,13 @@ class Arrivals:
             phase: Whether phases of waves are kept.
             scale: Whether positive factors are kept.
         """
-        is_wave = (batch.phase != 0) if phase else torch.zeros_like(batch.phase, dtype=torch.bool)
-        angle = batch.phase.abs() * batch.neuron_values[:, 0]
-        is_cosine = batch.activation == Activation.COSINE.index
-        wave = torch.where(is_cosine, -angle.sin(), angle.cos())
-        # A whole period only, behind an even function: the sign of a sine is lost once more.
-        wave = torch.where((batch.phase < 0) & batch.is_even, angle.sin() * angle.cos(), wave)
-        wave = torch.where(is_wave, wave, 1.0)
-        is_even = batch.is_even & (types.types != FREE) & ~is_wave
-        power = torch.where((types.types > 1) & ~is_wave, batch.power, 1.0)
-        result = []
-        for rows in batch.split(torch.arange(batch.num_neurons, device=wave.device)):
-            start, end = int(rows[0]), int(rows[-1]) + 1
-            result.append(
-                Arrivals(
-                    wave[start:end, None] if bool(is_wave[start:end].any()) else None,
-                    is_wave[start:end, None],
-                    is_even[start:end, None] if bool(is_even[start:end].any()) else None,
-                    power[start:end, None] if bool((power[start:end] != 1).any()) else None,
-                    scale,
-                )
-            )
-        return result
+        whole = types.kept(batch, ("arrivals", phase), lambda: _flags(batch, types, phase=phase))
+        wave = _wave_gain(batch, whole[0]) if any(row.has_wave for row in whole[1]) else None
+        waves = [None] * len(batch.levels) if wave is None else batch.split(wave[:, None])
+        return [
+            Arrivals(wave if row.has_wave else None, row.is_wave, row.is_even, row.power, scale)
+            for row, wave in zip(whole[1], waves, strict=True)
+        ]
 
     def is_plain_or_wave(self) -> Tensor:
         """``[n, 1]`` whether what readers see scales like what arrives, up to the phase."""
@@ -124,6 +109,45 @@ class Arrivals:
 
 
 _TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What follows from the structure for the neurons of one level, ``[n, 1]`` each."""
+
+    has_wave: bool
+    is_wave: Tensor
+    is_even: Tensor | None
+    power: Tensor | None
+
+
+def _flags(batch: GraphBatch, types: NeuronTypes, *, phase: bool) -> tuple[Tensor, list[_Level]]:
+    """Which neurons ``[N]`` are waves whose phase is kept; facts of each level."""
+    is_wave = (batch.phase != 0) if phase else torch.zeros_like(batch.phase, dtype=torch.bool)
+    is_even = batch.is_even & (types.types != FREE) & ~is_wave
+    power = torch.where((types.types > 1) & ~is_wave, batch.power, 1.0)
+    levels = []
+    for start, end in batch.levels:
+        rows = slice(start, end)
+        levels.append(
+            _Level(
+                bool(is_wave[rows].any()),
+                is_wave[rows, None],
+                is_even[rows, None] if bool(is_even[rows].any()) else None,
+                power[rows, None] if bool((power[rows] != 1).any()) else None,
+            )
+        )
+    return is_wave, levels
+
+
+def _wave_gain(batch: GraphBatch, is_wave: Tensor) -> Tensor:
+    """``[N]`` derivative of the waves whose phase is kept, 1 elsewhere."""
+    angle = batch.phase.abs() * batch.neuron_values[:, 0]
+    is_cosine = batch.activation == Activation.COSINE.index
+    wave = torch.where(is_cosine, -angle.sin(), angle.cos())
+    # A whole period only, behind an even function: the sign of a sine is lost once more.
+    wave = torch.where((batch.phase < 0) & batch.is_even, angle.sin() * angle.cos(), wave)
+    return torch.where(is_wave, wave, 1.0)
 
 
 def lifted_bias(batch: GraphBatch, statistics: Tensor, wave_scale: Tensor) -> Tensor:

@@ -24,10 +24,11 @@ from paramgraph.batch import Entries, GraphBatch
 from paramgraph.nn.arrival import Arrivals, lifted_bias
 from paramgraph.nn.facts import NeuronFacts
 from paramgraph.nn.identities import identity_vectors
-from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.nn.metanetwork import Level, Metanetwork, mlp, network_mean
 from paramgraph.nn.operator_entries import OuterProductHead
+from paramgraph.nn.per_layout import per_layout
 from paramgraph.nn.probes import ProbePoints, neuron_answers
+from paramgraph.nn.pushes import HeldWeights, Weights
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.nn.sweeps import Levels, Round, Signals
 from paramgraph.nn.typed import NeuronTypes, TypedReadout
@@ -150,64 +151,102 @@ class OperatorMetanetwork(Metanetwork):
 
     def forward(self, batch: GraphBatch) -> Tensor | Entries:
         """Predict ``[num_networks, out_dim]``, ``[N, out_dim]`` or entries, as ``level`` says."""
-        weights = [self.standardizer.edges(bucket) for bucket in batch.buckets]
         answers = None if self.probes is None else neuron_answers(batch, self.probes, std=False)[0]
+        return self.read(batch, HeldWeights(batch, self.standardizer), answers)
+
+    def read(
+        self, batch: GraphBatch, weights: Weights, answers: Tensor | None = None
+    ) -> Tensor | Entries:
+        """``forward`` with the weights as they are given, of which ``batch`` has the shapes.
+
+        Args:
+            batch: The networks; at level ``"parameter"`` with their weights.
+            weights: As operators.
+            answers: Of the neurons to probes ``[N, num_probes]``, if the metanetwork has any.
+        """
         read = self._sweep(batch, weights, answers)
+        signals = read.signals.filled(read.levels.bias)
         if self.level == "parameter":
-            return self.entries(batch, read.levels, weights, read.signals, self.standardizer)
-        h, g = torch.cat(read.signals.primal), torch.cat(read.signals.dual)
-        values = self.readout(read.behind, h, g, read.context)
+            return self.entries(batch, read.levels, signals, self.standardizer)
+        h, g = torch.cat(signals.primal), torch.cat(signals.dual)
         if self.level == "neuron":
-            return self.head(values)
-        means = []
-        for kind in (1, 0, 2):
-            rows = (batch.kind == kind).nonzero()[:, 0]
-            means.append(network_mean(values[rows], batch.network[rows], batch.num_networks))
+            return self.head(self.readout(read.behind, h, g, read.context))
+        num = batch.num_networks
+        # Sets: hidden neurons, inputs, outputs, and fixed ones, which are not read.
+        place = per_layout(batch, "places", lambda: batch.kind.new_tensor([1, 0, 2, 3])[batch.kind])
+        sets = place * num + batch.network
+        means = self.readout.means(read.behind, h, g, read.context, sets, 4 * num)
+        known = [*means.reshape(4, num, -1)[:3]]
         if answers is not None:
             # What the network returns counts as it is, too, beside which output returns it.
             rows = (batch.kind == 2).nonzero()[:, 0]
             which = identity_vectors(self.output_identity, batch.identity[rows])
-            known = self.answer_map(torch.cat([answers[rows], which], dim=1))
-            means.append(network_mean(known, batch.network[rows], batch.num_networks))
-        return self.head(torch.cat(means, dim=1))
+            said = self.answer_map(torch.cat([answers[rows], which], dim=1))
+            known.append(network_mean(said, batch.network[rows], num))
+        return self.head(torch.cat(known, dim=1))
 
-    def _sweep(
-        self, batch: GraphBatch, weights: list[Tensor], answers: Tensor | None = None
-    ) -> _Read:
+    def _sweep(self, batch: GraphBatch, weights: Weights, answers: Tensor | None = None) -> _Read:
         """All rounds: signals of every neuron, and what is known of it."""
         statistics = self.standardizer.neurons(batch)
-        magnitudes = log_magnitudes(batch, weights)
         if self.symmetry == "scale":
             # The size of a weight says nothing where it can be rescaled.
-            magnitudes = torch.zeros_like(magnitudes)
+            magnitudes = batch.neuron_values.new_zeros(batch.num_neurons, 4)
+        else:
+            magnitudes = weights.magnitudes()
         facts = self.facts(batch, statistics[:, 2])
         context = self.context(torch.cat([facts, magnitudes], dim=1))
-        if self.phase:
-            wave = lifted_bias(batch, statistics, self.standardizer.wave_scale)
-            statistics = torch.stack([wave, statistics[:, 1]], dim=1)
-        bias = self.bias_map(statistics[:, :2])
         before = NeuronTypes.of(batch, self.symmetry)
         scale = self.symmetry == "scale"
         arrivals = Arrivals.of(batch, before, phase=self.phase, scale=scale)
+        if self.phase and any(arrival.wave is not None for arrival in arrivals):
+            wave = lifted_bias(batch, statistics, self.standardizer.wave_scale)
+            statistics = torch.stack([wave, statistics[:, 1]], dim=1)
+        bias = self.bias_map(statistics[:, :2])
         levels = Levels(batch, before, arrivals, context, bias, phase=self.phase)
-        primal, dual = self._start(batch, answers)
-        signals = Signals.start(batch.split(primal), batch.split(dual))
+        signals = Signals.start(*self._start_by_level(batch, answers))
         for layer in self.rounds:
             signals = layer(batch, levels, weights, signals)
         return _Read(levels, before.behind(batch, phase=self.phase), signals, context)
 
+    def _start_by_level(
+        self, batch: GraphBatch, answers: Tensor | None
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """``_start`` cut into levels; ``None`` where a level has neither inputs nor outputs."""
+        has = per_layout(
+            batch,
+            "ends",
+            lambda: [
+                [bool((rows == kind).any()) for rows in batch.split(batch.kind)] for kind in (0, 2)
+            ],
+        )
+        primal, dual = (batch.split(part) for part in self._start(batch, answers))
+        return (
+            [
+                h if here or answers is not None else None
+                for h, here in zip(primal, has[0], strict=True)
+            ],
+            [g if here else None for g, here in zip(dual, has[1], strict=True)],
+        )
+
     def _start(self, batch: GraphBatch, answers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Inputs and outputs carry learned identities, all neurons their answers to probes."""
-        number = batch.identity.clamp(min=0)
-        inputs = (batch.kind == 0).to(batch.dtype)[:, None]
-        outputs = (batch.kind == 2).to(batch.dtype)[:, None]
-        primal = identity_vectors(self.input_identity, number) * inputs
+        starts = []
+        for kind, table in ((0, self.input_identity), (2, self.output_identity)):
+            rows, number = per_layout(
+                batch, ("identity", kind), lambda kind=kind: _of_kind(batch, kind)
+            )
+            zero = table.new_zeros(batch.num_neurons, table.shape[1])
+            starts.append(zero.index_copy(0, rows, identity_vectors(table, number)))
+        primal, dual = starts
         if answers is not None:
             primal = primal + self.probe_map(answers)
-        return (
-            primal,
-            identity_vectors(self.output_identity, number) * outputs,
-        )
+        return primal, dual
+
+
+def _of_kind(batch: GraphBatch, kind: int) -> tuple[Tensor, Tensor]:
+    """Rows of inputs or outputs, and their numbers."""
+    rows = (batch.kind == kind).nonzero()[:, 0]
+    return rows, batch.identity[rows].clamp(min=0)
 
 
 @dataclass(frozen=True)

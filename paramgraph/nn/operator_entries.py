@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paramgraph.batch import Entries, GraphBatch
 from paramgraph.nn.positions import PositionFunctions
 from paramgraph.nn.standardize import Standardizer
-from paramgraph.nn.sweeps import Levels, Signals, operators
+from paramgraph.nn.sweeps import Filled, Levels
 from paramgraph.nn.typed import TypedReadout, TypedUpdate
 from paramgraph.values import NUM_NEURON_CHANNELS
 
@@ -60,8 +60,7 @@ class OuterProductHead(nn.Module):
         self,
         batch: GraphBatch,
         levels: Levels,
-        weights: list[Tensor],
-        signals: Signals,
+        signals: Filled,
         standardizer: Standardizer,
     ) -> Entries:
         """Outputs for every entry of every network."""
@@ -89,7 +88,7 @@ class OuterProductHead(nn.Module):
         left = [self.row_factor(f) for f in factors]
         right = [self.column_factor(f) for f in factors]
         edges = []
-        for bucket, weight in zip(batch.buckets, weights, strict=True):
+        for bucket in batch.buckets:
             if not bucket.kind.has_parameters:
                 edges.append(bucket.values.new_zeros(*bucket.values.shape, self.num_sets))
                 continue
@@ -101,6 +100,7 @@ class OuterProductHead(nn.Module):
             a = bucket.receivers.take(left[r]).reshape(*shape)
             b = bucket.senders.take(right[s]).reshape(blocks, num_senders, -1)
             root = math.sqrt(v.shape[-1])
+            weight = standardizer.edges(bucket)
             psi = self.positions(bucket.positions, weight)
             if psi.shape[0] == 1:
                 outer = torch.einsum("brkc,bsc->brsk", u, v)[..., None, :] / root
@@ -108,7 +108,7 @@ class OuterProductHead(nn.Module):
                 u = u.unflatten(-1, (self.num_operators, -1))
                 v = v.unflatten(-1, (self.num_operators, -1))
                 outer = torch.einsum("brkfc,bsfc->brskf", u, v) / root
-                outer = operators(outer, psi.T).transpose(-1, -2)
+                outer = (outer @ psi.T).transpose(-1, -2)
             gate = torch.einsum("brkc,bsc->brsk", a, b)[..., None, :] / root
             inner = weight.reshape(blocks, num_receivers, num_senders, -1, 1)
             unit = standardizer.edge_unit(bucket)

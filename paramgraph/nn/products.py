@@ -13,7 +13,7 @@ signals without any scale pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -220,7 +220,7 @@ def _placed(
 
 def product_message(
     product: Product,
-    signals: Sequence[Tensor],
+    signals: Sequence[Tensor] | Mapping[int, Tensor],
     is_free: Sequence[Tensor],
     dual: Tensor | None = None,
     target: int | None = None,

@@ -8,7 +8,7 @@ outputs), never per neuron and never per batch. Nothing is shifted: a shift woul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,19 @@ class Standardizer(nn.Module):
         if not bucket.kind.has_parameters:
             return bucket.values / bucket.values.shape[3]
         return bucket.values / self.edge_unit(bucket)
+
+    def factors(self, buckets: Sequence[Bucket]) -> list[float]:
+        """What the values of each bucket are multiplied by to be as ``edges`` says."""
+        sizes = self.edge_scale.tolist()
+        found = []
+        for bucket in buckets:
+            if bucket.kind is EdgeKind.SKIP:
+                found.append(1.0)
+            elif not bucket.kind.has_parameters:
+                found.append(1 / bucket.values.shape[3])
+            else:
+                found.append(math.sqrt(fan_in(bucket)) / sizes[ROLES.index(bucket.role)])
+        return found
 
     def edge_unit(self, bucket: Bucket) -> Tensor:
         """Size of a typical weight of a bucket: what unit-scale values are multiples of."""
