@@ -4,13 +4,16 @@ Takes a ``Zoo`` and the name of a metanetwork; gives a run folder (config, metri
 plots). Promises: the same seed gives the same batches, and a resumed run is the same run.
 """
 
-from paramgraph.tasks.data import EpochOrder, LoadedNetworks, capture_zoo, load_networks
+from paramgraph.tasks.budget import BudgetOrder
+from paramgraph.tasks.data import LoadedNetworks, capture_zoo, load_networks
 from paramgraph.tasks.evaluation import evaluate
+from paramgraph.tasks.orders import EpochOrder
 from paramgraph.tasks.task import AccuracyPrediction, InrClassification, Task, make_task
 from paramgraph.tasks.training import RunResult, TrainConfig, predict_all, train
 
 __all__ = [
     "AccuracyPrediction",
+    "BudgetOrder",
     "EpochOrder",
     "InrClassification",
     "LoadedNetworks",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from paramgraph.batch import GraphBatch, collate
 from paramgraph.capture import capture
 from paramgraph.errors import ZooError
 from paramgraph.graph import ParamGraph
+from paramgraph.tasks.orders import EpochOrder
 from paramgraph.values import Values
 from paramgraph.zoo import Zoo
 
@@ -124,58 +124,6 @@ def load_networks(
         row.to(device),
         target.to(device),
     )
-
-
-class EpochOrder:
-    """Mini-batches of network numbers whose order is a function of (seed, epoch) alone.
-
-    So a resumed run sees the same batches as one that was never interrupted. Batches are put
-    together from groups of networks of one architecture: fewer different blocks per batch, hence
-    larger ones. Which networks form a group, and which groups a batch, is drawn anew each epoch.
-
-    Args:
-        architecture: ``[num_networks]`` number of the architecture of each network.
-        batch_size: Of each mini-batch; the last of an epoch may be smaller.
-        seed: Of the order.
-        group_size: Networks of one architecture that stay together.
-
-    Example:
-        >>> order = EpochOrder(torch.tensor([0, 0, 0, 1, 1]), 2, seed=0)
-        >>> [len(numbers) for numbers in order]
-        [2, 2, 1]
-        >>> list(order) == list(EpochOrder(torch.tensor([0, 0, 0, 1, 1]), 2, seed=0))
-        True
-    """
-
-    def __init__(
-        self, architecture: Tensor, batch_size: int, *, seed: int, group_size: int = 8
-    ) -> None:
-        self.architecture = architecture.cpu().numpy()
-        self.batch_size = batch_size
-        self.seed = seed
-        self.group_size = group_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (called by the trainer)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.architecture) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self.architecture))
-        order = order[self.architecture[order].argsort(kind="stable")]
-        counts = np.unique(self.architecture, return_counts=True)[1]
-        groups = [
-            members[start : start + self.group_size]
-            for members in np.split(order, counts.cumsum()[:-1])
-            for start in range(0, len(members), self.group_size)
-        ]
-        flat = np.concatenate([groups[number] for number in rng.permutation(len(groups))])
-        for start in range(0, len(flat), self.batch_size):
-            yield flat[start : start + self.batch_size].tolist()
 
 
 def as_tensor(numbers: Sequence[int]) -> Tensor:

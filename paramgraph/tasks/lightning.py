@@ -19,7 +19,8 @@ from torch import Tensor
 from paramgraph.nn import Metanetwork
 from paramgraph.storage import write_atomic
 from paramgraph.tasks.augment import add_weight_noise, flip_signs
-from paramgraph.tasks.data import EpochOrder, LoadedNetworks
+from paramgraph.tasks.data import LoadedNetworks
+from paramgraph.tasks.orders import EpochOrder
 from paramgraph.tasks.task import Task
 from paramgraph.tasks.training import CHECKPOINTS, TrainConfig, predict_all
 from paramgraph.zoo.building import derive_seed

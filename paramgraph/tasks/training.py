@@ -16,7 +16,8 @@ from paramgraph.errors import CheckpointError, ZooError
 from paramgraph.graph import ParamGraph
 from paramgraph.nn import Metanetwork, make_metanetwork
 from paramgraph.storage import write_atomic
-from paramgraph.tasks.data import EpochOrder, LoadedNetworks, as_tensor, capture_zoo, load_networks
+from paramgraph.tasks.data import LoadedNetworks, as_tensor, capture_zoo, load_networks
+from paramgraph.tasks.orders import EpochOrder
 from paramgraph.tasks.task import Task, make_task
 from paramgraph.zoo import Zoo
 
