@@ -116,9 +116,9 @@ def test_who_meets_whom_changes_between_epochs() -> None:
     seen = []
     for epoch in range(3):
         made.set_epoch(epoch)
-        seen.append({tuple(np.bincount(kinds[batch].numpy(), minlength=12)) for batch in made})
+        seen.append([tuple(np.bincount(kinds[batch].numpy(), minlength=12)) for batch in made])
     for first, second in itertools.combinations(seen, 2):
-        assert len(first & second) < len(made) / 2
+        assert len({*first} & {*second}) < len(made) / 2
     size = np.array([graph.num_edges for graph in several])
     # Largest first would fill the batches in one pattern, whoever the networks are.
     assert len({tuple(sorted(int(size @ batch) for batch in epoch)) for epoch in seen}) == 3
