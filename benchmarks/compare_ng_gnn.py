@@ -43,13 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen.no_memory:
         peaks = {}
         for name in names:
-            request = {"row": name, "networks": "inr", "num": chosen.num, "stage": "train"}
-            peaks[name] = peak_in_a_process(request)
-            if "failed" in peaks[name]:
-                print(f"FAILED {name}: {peaks[name]['failed']}", file=sys.stderr)
+            request = {"row": name, "networks": "inr", "num": chosen.num, "stages": ["train"]}
+            peak = peak_in_a_process(request)
+            if "failed" in peak:
+                print(f"FAILED {name}: {peak['failed']}", file=sys.stderr)
                 return 1
-            ratio = peaks[name]["peak_mb"] / peaks[ours]["peak_mb"]
-            print(f"{'memory':8s} {name:28s} {peaks[name]['peak_mb']:9.0f} MB  x {ratio:5.2f}")
+            peaks[name] = peak["train"]["peak_mb"]
+            ratio = peaks[name] / peaks[ours]
+            print(f"{'memory':8s} {name:28s} {peaks[name]:9.0f} MB  x {ratio:5.2f}")
     return 0
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 import paramgraph as pg
 from benchmarks.speed_networks import Networks
-from benchmarks.twin_layers import InrWeights
-from paramgraph.nn import make_metanetwork
+from benchmarks.twin_dense_transformer import DenseTransformerTwin
+from benchmarks.twin_layers import InrWeights, Twin
+from benchmarks.twin_published import PublishedTwin
+from paramgraph.nn import NeuralGraphGNN, NeuralGraphTransformer, make_metanetwork
 
 __all__ = ["ROWS", "Row", "Subject", "make_subject"]
 
@@ -29,12 +31,18 @@ class Row:
         options: What differs from it.
         twin: ``"published"`` or ``"pyg"`` for slow twins of NG-GNN, ``"dense"`` for that of NG-T.
         reads: Which sets of networks it can read.
+        num: Networks in a batch, at most.
     """
 
     config: str
     options: dict[str, Any] = field(default_factory=dict)
     twin: str | None = None
     reads: tuple[str, ...] = ("inr", "cnn", "mixed", "large")
+    num: int = 64
+
+    def can_read(self, networks: str) -> bool:
+        """Whether it reads a set of networks by that name."""
+        return networks.split("-")[0] in self.reads
 
 
 _INR = ("inr", "large")
@@ -52,14 +60,15 @@ ROWS: dict[str, Row] = {
     "NG-GNN d=32, published twin": Row("ng-gnn-inr", twin="published", reads=_INR),
     "NG-GNN d=64, published twin": Row("ng-gnn-inr", _WIDE, twin="published", reads=_INR),
     "NG-GNN d=32, any network": Row("ng-gnn", reads=("cnn", "mixed")),
-    "NG-T": Row("ng-t-inr", reads=_INR),
-    "NG-T, dense twin": Row("ng-t-inr", twin="dense", reads=_INR),
-    "NG-T, any network": Row("ng-t", reads=("cnn", "mixed")),
+    "NG-T": Row("ng-t-inr", reads=_INR, num=16),
+    "NG-T, dense twin": Row("ng-t-inr", twin="dense", reads=_INR, num=16),
+    # All pairs of neurons of a transformer or an LSTM of the mixed batch take minutes.
+    "NG-T, any network": Row("ng-t", reads=("cnn",), num=16),
     "GMN": Row("gmn"),
     "ScaleGMN": Row("scale-gmn"),
     "DWSNet": Row("dws", reads=_INR),
     "NFN-NP": Row("nfn-np", reads=_INR),
-    "StatNN": Row("statnn"),
+    "StatNN": Row("statnn", {"max_layers": 32}),
     "flat MLP": Row("flat-mlp", reads=_INR),
 }
 """Name in the tables to what is run."""
@@ -100,13 +109,20 @@ class Subject:
         return found
 
 
-def make_subject(name: str, networks: Networks, batch: pg.GraphBatch | None = None) -> Subject:
+def make_subject(
+    name: str,
+    networks: Networks,
+    batch: pg.GraphBatch | None = None,
+    *,
+    device: torch.device | None = None,
+) -> Subject:
     """A row on its networks, with statistics fitted and random weights.
 
     Args:
         name: Key of ``ROWS``.
         networks: What it reads.
         batch: The same as a batch, if there is one already.
+        device: Of the metanetwork, where the weights of the networks are.
 
     Raises:
         ValueError: It cannot read these networks, or there is no such row.
@@ -114,30 +130,38 @@ def make_subject(name: str, networks: Networks, batch: pg.GraphBatch | None = No
     if name not in ROWS:
         raise ValueError(f"no row is named {name!r}; choose one of {', '.join(ROWS)}.")
     row = ROWS[name]
-    if networks.name.split("-")[0] not in row.reads:
+    if not row.can_read(networks.name):
         raise ValueError(
             f"{name} reads {' and '.join(row.reads)}, but the networks are {networks.name!r}: "
             "choose another row with --rows."
         )
     batch = networks.batch() if batch is None else batch
     torch.manual_seed(0)
-    ours = make_metanetwork(row.config, OUT_DIM, **{**_layout(row.config, networks), **row.options})
+    options = {**_layout(row.config, networks), **row.options}
+    ours = make_metanetwork(row.config, OUT_DIM, **options).to(device or torch.device("cpu"))
     ours.fit_statistics([batch])
     if row.twin is None:
         return Subject(name, ours, batch, networks.num)
-    assert networks.widths is not None
-    if row.twin == "dense":
-        from benchmarks.twin_dense_transformer import DenseTransformerTwin
+    raw = InrWeights.of(networks.families[0].states)
+    return Subject(name, _twin(row.twin, ours, networks, batch), raw, networks.num)
 
-        dense = DenseTransformerTwin(copy.deepcopy(ours), networks.widths)
-        return Subject(name, dense, InrWeights.of(networks.families[0].states), networks.num)
-    if row.twin == "pyg":
-        from benchmarks.twin_pyg import PygTwin as Kind
+
+def _twin(kind: str, ours: nn.Module, networks: Networks, batch: pg.GraphBatch) -> nn.Module:
+    """The slow form of a metanetwork; PyG is imported only where it is asked for."""
+    assert networks.widths is not None
+    if isinstance(ours, NeuralGraphTransformer):
+        return DenseTransformerTwin(copy.deepcopy(ours), networks.widths)
+    assert isinstance(ours, NeuralGraphGNN)
+    twin: Twin
+    if kind == "pyg":
+        from benchmarks.twin_pyg import PygTwin
+
+        twin = PygTwin(ours, networks.widths)
     else:
-        from benchmarks.twin_published import PublishedTwin as Kind  # type: ignore[assignment]
-    twin = Kind(ours, networks.widths)
+        twin = PublishedTwin(ours, networks.widths)
+    twin = twin.to(batch.neuron_values.device)
     twin.load_weights(ours, batch)
-    return Subject(name, twin, InrWeights.of(networks.families[0].states), networks.num)
+    return twin
 
 
 def _layout(config: str, networks: Networks) -> dict[str, Any]:
