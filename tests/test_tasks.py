@@ -362,9 +362,9 @@ def test_every_epoch_has_another_order(tmp_path: Path, monkeypatch: pytest.Monke
     seen: dict[int, list[int]] = {}
     step = lightning._Module.training_step
 
-    def spy(module: Any, numbers: Tensor, index: int) -> Tensor:
-        seen.setdefault(module.current_epoch, []).extend(numbers.tolist())
-        return step(module, numbers, index)
+    def spy(module: Any, prepared: Any, index: int) -> Tensor:
+        seen.setdefault(module.current_epoch, []).extend(prepared.numbers.tolist())
+        return step(module, prepared, index)
 
     monkeypatch.setattr(lightning._Module, "training_step", spy)
     config = replace(CONFIG, epochs=3)

@@ -9,6 +9,8 @@ from paramgraph.cli.command import Answer, Command, UsageError, add_fields
 from paramgraph.nn import CONFIGS, make_metanetwork
 from paramgraph.report.plain import table
 from paramgraph.tasks import RunResult, TrainConfig, train
+from paramgraph.tasks.config import PRECISIONS
+from paramgraph.tasks.processes import Ranks
 from paramgraph.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -29,7 +31,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     add_fields(parser, TrainConfig)
     names = "; ".join(f"{name}: {config.summary}" for name, config in CONFIGS.items())
-    parser.epilog = f"{parser.epilog} Metanetworks: {names}."
+    parser.epilog = (
+        f"{parser.epilog} For networks of very different sizes: --max-edges 50000 fills each step "
+        "up to 50,000 edges. On 2 processes: --num-processes 2, or torchrun --nproc-per-node 2 -m "
+        f"paramgraph train ... Metanetworks: {names}."
+    )
 
 
 def _run(arguments: Namespace) -> Answer:
@@ -38,6 +44,8 @@ def _run(arguments: Namespace) -> Answer:
     _check(config)
     zoo = Zoo.open(arguments.zoo)
     result = train(zoo, arguments.task, config, out=arguments.out, resume=arguments.resume)
+    if not Ranks.here().writes:  # under torchrun; one process speaks for all
+        raise SystemExit(0)
     data = {
         "task": arguments.task,
         "config": asdict(config),
@@ -49,20 +57,28 @@ def _run(arguments: Namespace) -> Answer:
     return Answer(_text(result), data)
 
 
+_NOT_NEGATIVE = (
+    *("weight_noise", "patience", "seed", "num_threads", "weight_decay", "clip"),
+    *("max_edges", "max_neurons", "num_workers"),
+)
+
+
 def _check(config: TrainConfig) -> None:
     """Refuse what would fail only after the zoo was read."""
     import torch
 
-    for name in ("epochs", "batch_size", "learning_rate"):
+    for name in ("epochs", "batch_size", "learning_rate", "num_processes"):
         if not getattr(config, name) > 0:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"expected {flag} above 0, got {getattr(config, name)}.")
-    for name in ("weight_noise", "patience", "seed", "num_threads", "weight_decay", "clip"):
+    for name in _NOT_NEGATIVE:
         if getattr(config, name) < 0:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"expected {flag} of at least 0, got {getattr(config, name)}.")
     if not 0 <= config.warmup <= 1:
         raise UsageError(f"expected --warmup in 0..1, got {config.warmup}.")
+    if config.precision not in PRECISIONS:
+        raise UsageError(f"expected --precision {', '.join(PRECISIONS)}, got {config.precision!r}.")
     if config.device.split(":")[0] not in ("cpu", "cuda"):
         raise UsageError(f"expected --device cpu or cuda, got {config.device!r}.")
     if config.device.startswith("cuda") and not torch.cuda.is_available():

@@ -5,14 +5,20 @@ plots). Promises: the same seed gives the same batches, and a resumed run is the
 """
 
 from paramgraph.tasks.budget import BudgetOrder
+from paramgraph.tasks.config import RunResult, TrainConfig, TrainingError
 from paramgraph.tasks.data import LoadedNetworks, capture_zoo, load_networks
 from paramgraph.tasks.evaluation import evaluate
+from paramgraph.tasks.layer_checkpoints import checkpoint_layers
+from paramgraph.tasks.loading import Batches, BatchMaker
 from paramgraph.tasks.orders import EpochOrder
+from paramgraph.tasks.precision import check_bfloat16, keep_float32
 from paramgraph.tasks.task import AccuracyPrediction, InrClassification, Task, make_task
-from paramgraph.tasks.training import RunResult, TrainConfig, predict_all, train
+from paramgraph.tasks.training import predict_all, train
 
 __all__ = [
     "AccuracyPrediction",
+    "BatchMaker",
+    "Batches",
     "BudgetOrder",
     "EpochOrder",
     "InrClassification",
@@ -20,8 +26,12 @@ __all__ = [
     "RunResult",
     "Task",
     "TrainConfig",
+    "TrainingError",
     "capture_zoo",
+    "check_bfloat16",
+    "checkpoint_layers",
     "evaluate",
+    "keep_float32",
     "load_networks",
     "make_task",
     "predict_all",

@@ -18,7 +18,9 @@ from paramgraph.values import Values
 __all__ = ["add_weight_noise", "flip_signs"]
 
 
-def flip_signs(graph: ParamGraph, values: Values) -> Values:
+def flip_signs(
+    graph: ParamGraph, values: Values, *, generator: torch.Generator | None = None
+) -> Values:
     """Negate random neurons whose sign is free (tanh, sine); the networks' functions stay the same.
 
     A metanetwork without sign symmetry learns from it that the sign means nothing.
@@ -26,6 +28,7 @@ def flip_signs(graph: ParamGraph, values: Values) -> Values:
     Args:
         graph: The architecture.
         values: Weights of B networks.
+        generator: Draws the signs, on the device of the values; PyTorch's own if None.
 
     Returns:
         New values; each network gets its own signs.
@@ -40,7 +43,10 @@ def flip_signs(graph: ParamGraph, values: Values) -> Values:
     """
     like = values.neurons[0]
     drawn = {
-        group.name: 2 * torch.randint(0, 2, (values.num_networks, group.size), device=like.device)
+        group.name: 2
+        * torch.randint(
+            0, 2, (values.num_networks, group.size), device=like.device, generator=generator
+        )
         - 1
         for group in graph.neuron_scales(ScaleKind.SIGN)
     }
@@ -80,26 +86,30 @@ def _signs(graph: ParamGraph, group: NeuronGroup, drawn: dict[str, Tensor], like
     return sign.reshape(len(like), -1)
 
 
-def add_weight_noise(batch: GraphBatch, amount: float) -> GraphBatch:
+def add_weight_noise(
+    batch: GraphBatch, amount: float, *, generator: torch.Generator | None = None
+) -> GraphBatch:
     """The same networks with relative Gaussian noise on every weight; skips and variances stay.
 
     Args:
         batch: Networks.
         amount: Standard deviation of the noise, relative to each weight.
+        generator: Draws the noise, on the device of the weights; PyTorch's own if None.
     """
     if not amount:
         return batch
     buckets = tuple(
         bucket
         if not bucket.kind.has_parameters
-        else replace(bucket, values=_noisy(bucket.values, amount))
+        else replace(bucket, values=_noisy(bucket.values, amount, generator))
         for bucket in batch.buckets
     )
     # Variances stay positive: only bias and mean are disturbed.
     kept = batch.neuron_values[:, 2:]
-    noisy = _noisy(batch.neuron_values[:, :2], amount)
+    noisy = _noisy(batch.neuron_values[:, :2], amount, generator)
     return replace(batch, buckets=buckets, neuron_values=torch.cat([noisy, kept], dim=1))
 
 
-def _noisy(values: Tensor, amount: float) -> Tensor:
-    return values * (1 + amount * torch.randn_like(values))
+def _noisy(values: Tensor, amount: float, generator: torch.Generator | None) -> Tensor:
+    drawn = torch.randn(values.shape, dtype=values.dtype, device=values.device, generator=generator)
+    return values * (1 + amount * drawn)

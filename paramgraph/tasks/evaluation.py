@@ -38,5 +38,6 @@ def evaluate(
         raise CheckpointError(f"{path} was not written by a training run: its header has no task.")
     task = make_task(facts["task"], zoo)
     part = zoo if split == "all" else zoo.split(split)
-    networks = load_networks(part, task.label, capture_zoo(part), device=device)
+    dtype = next(metanetwork.parameters()).dtype
+    networks = load_networks(part, task.label, capture_zoo(part), device=device, dtype=dtype)
     return task.metrics(predict_all(metanetwork.to(device), networks), networks.target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +15,26 @@ import lightning as L
 import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from paramgraph.nn import Metanetwork
 from paramgraph.storage import write_atomic
-from paramgraph.tasks.augment import add_weight_noise, flip_signs
+from paramgraph.tasks.config import CHECKPOINTS, TrainConfig
 from paramgraph.tasks.data import LoadedNetworks
-from paramgraph.tasks.orders import EpochOrder
+from paramgraph.tasks.loading import Prepared
+from paramgraph.tasks.orders import Order
+from paramgraph.tasks.processes import TIMEOUT, Ranks, sum_over_ranks
 from paramgraph.tasks.task import Task
-from paramgraph.tasks.training import CHECKPOINTS, TrainConfig, predict_all
+from paramgraph.tasks.training import predict_all
 from paramgraph.zoo.building import derive_seed
 
 __all__ = ["make_module", "make_trainer"]
 
 
 class _Module(L.LightningModule):
-    """Trains a metanetwork on network numbers; validates on the whole split after each epoch."""
+    """Trains a metanetwork on batches; validates on the whole split after each epoch."""
 
     def __init__(
         self,
@@ -37,7 +42,7 @@ class _Module(L.LightningModule):
         task: Task,
         splits: dict[str, LoadedNetworks],
         config: TrainConfig,
-        order: EpochOrder,
+        order: Order,
         folder: Path,
     ) -> None:
         super().__init__()
@@ -55,32 +60,36 @@ class _Module(L.LightningModule):
         """Lightning calls ``set_epoch`` of samplers, but not of batch samplers."""
         self.order.set_epoch(self.current_epoch)
 
-    def training_step(self, numbers: Tensor, index: int) -> Tensor:
-        """Loss of one mini-batch."""
+    def training_step(self, prepared: Prepared, index: int) -> Tensor:
+        """Loss of one mini-batch, weighted so that processes together have the mean of the step."""
         if index == 0:
             # A function of (seed, epoch) alone, as the order is: starting and resuming Lightning,
             # and the loader, draw different amounts of random numbers before this point.
-            torch.manual_seed(derive_seed(self.config.seed, self.current_epoch))
-        networks = self.splits["train"]
-        change = flip_signs if self.config.sign_flips else None
-        batch, numbers = networks.batch(numbers, change)
-        output = self.metanetwork(add_weight_noise(batch, self.config.weight_noise))
-        loss = self.task.loss(output, networks.target[numbers])
-        self._losses.append(loss.detach())
+            rank = [self.order.rank] if self.order.rank else []
+            torch.manual_seed(derive_seed(self.config.seed, self.current_epoch, *rank))
+        target = self.splits["train"].target[prepared.numbers]
+        output = self.metanetwork(prepared.batch)
+        output = output.float() if self.config.precision == "bf16" else output
+        loss = self.task.loss(output, target)
+        if self.order.num_ranks > 1:
+            loss = loss * self.order.weight(index)
+        self._losses.append(loss.detach() / self.order.num_ranks * self.order.count(index))
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Metrics of the whole validation split, computed once."""
+        """Metrics of the whole validation split, computed once, and the mean training loss."""
         networks = self.splits["val"]
         metrics = self.task.metrics(predict_all(self.metanetwork, networks), networks.target)
         self.metanetwork.train()
-        values = {"train/loss": float(torch.stack(self._losses).mean())}
+        total = sum_over_ranks(torch.stack(self._losses).double().sum())
+        values = {"train/loss": float(total) / len(self.splits["train"])}
         values |= {f"val/{name}": value for name, value in metrics.items()}
         self._losses.clear()
         for name, value in values.items():
             self.log(name, value, prog_bar=name == f"val/{self.task.score}")
         self._rows.append({"epoch": self.current_epoch, **values})
-        self._write_rows()
+        if self.order.rank == 0:
+            self._write_rows()
 
     def _write_rows(self) -> None:
         """metrics.csv as a whole (Lightning's own logger deletes what an interrupted run wrote)."""
@@ -119,7 +128,7 @@ class _Module(L.LightningModule):
 
 
 class _Clock(callbacks.Callback):
-    """Wall and CPU time of training, kept in the checkpoint, so that a resumed run adds up."""
+    """Wall time, and CPU time of all processes, kept in the checkpoint: a resumed run adds up."""
 
     def __init__(self) -> None:
         self._begin({"wall": 0.0, "cpu": 0.0})
@@ -130,8 +139,12 @@ class _Clock(callbacks.Callback):
 
     def state_dict(self) -> dict[str, float]:
         """Time until now."""
-        now = {"wall": time.perf_counter(), "cpu": time.process_time()}
-        return {name: self._before[name] + now[name] - self._start[name] for name in now}
+        wall = time.perf_counter() - self._start["wall"]
+        return {"wall": self._before["wall"] + wall, "cpu": self._before["cpu"] + self._cpu()}
+
+    def _cpu(self) -> float:
+        """Of all processes; each of them asks at the same points."""
+        return float(sum_over_ranks(torch.tensor(time.process_time() - self._start["cpu"])))
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on with the time of the interrupted run."""
@@ -143,7 +156,7 @@ def make_module(
     task: Task,
     splits: dict[str, LoadedNetworks],
     config: TrainConfig,
-    order: EpochOrder,
+    order: Order,
     folder: Path,
 ) -> L.LightningModule:
     """The module that Lightning trains; it writes metrics.csv into ``folder``."""
@@ -154,7 +167,8 @@ def make_trainer(
     task: Task, config: TrainConfig, folder: Path, *, progress: bool
 ) -> tuple[L.Trainer, Callable[[], str], Callable[[], dict[str, float]]]:
     """The trainer, and functions that give the path of its best checkpoint and its time."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     score = f"val/{task.score}"
     best = callbacks.ModelCheckpoint(
         folder / CHECKPOINTS,
@@ -181,13 +195,27 @@ def make_trainer(
         )
     if progress:
         hooks.append(callbacks.TQDMProgressBar(refresh_rate=10, leave=False))
+    ranks = Ranks.here()
+    several: dict[str, Any] = {}
+    if ranks.num_ranks > 1:
+        by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        several = {
+            # Architectures differ between the shares of a step, and so do the parameters they use.
+            "strategy": DDPStrategy(find_unused_parameters=True, timeout=TIMEOUT),
+            # Named, because Lightning would look for a cluster around us.
+            "plugins": [TorchElasticEnvironment() if by_torchrun else LightningEnvironment()],
+            "devices": ranks.num_local,
+            "num_nodes": ranks.num_ranks // ranks.num_local,
+        }
     trainer = L.Trainer(
         accelerator="gpu" if config.device.startswith("cuda") else "cpu",
-        devices=1,
+        **{"devices": 1, **several},
+        # Weights and batches have the precision already; autocast is all that is left to do.
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=config.epochs,
         gradient_clip_val=config.clip or None,
         callbacks=hooks,
-        logger=_tensorboard(folder) or False,
+        logger=(ranks.writes and _tensorboard(folder)) or False,
         enable_progress_bar=progress,
         enable_model_summary=False,
         log_every_n_steps=10,

@@ -5,80 +5,28 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paramgraph.errors import CheckpointError, ZooError
+from paramgraph.errors import ZooError
 from paramgraph.graph import ParamGraph
 from paramgraph.nn import Metanetwork, make_metanetwork
-from paramgraph.storage import write_atomic
+from paramgraph.tasks.budget import BudgetOrder
+from paramgraph.tasks.config import CHECKPOINTS, RunResult, TrainConfig
 from paramgraph.tasks.data import LoadedNetworks, as_tensor, capture_zoo, load_networks
-from paramgraph.tasks.orders import EpochOrder
+from paramgraph.tasks.layer_checkpoints import checkpoint_layers
+from paramgraph.tasks.loading import Batches, BatchMaker
+from paramgraph.tasks.orders import EpochOrder, Order
+from paramgraph.tasks.precision import check_bfloat16, keep_float32
+from paramgraph.tasks.processes import Ranks, launch, sum_over_ranks
+from paramgraph.tasks.run_folder import begin_folder, check_folder, write_json
 from paramgraph.tasks.task import Task, make_task
 from paramgraph.zoo import Zoo
 
-__all__ = ["RunResult", "TrainConfig", "predict_all", "train"]
-
-CHECKPOINTS = "checkpoints"
-"""Subfolder for what the trainer needs to resume; results stand beside it."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training run.
-
-    Attributes:
-        metanetwork: Name (see ``paramgraph.nn.CONFIGS``).
-        options: Constructor options of the metanetwork.
-        epochs: Passes over the training split.
-        batch_size: Networks per step.
-        learning_rate: Highest rate of a one-cycle schedule.
-        warmup: Fraction of the steps in which the rate rises.
-        weight_decay: Of AdamW.
-        clip: Largest gradient norm.
-        weight_noise: Relative Gaussian noise on the weights that are read, in training only.
-        sign_flips: Negate random neurons whose sign is free (the function stays), in training only.
-        patience: Epochs without a better validation score before stopping; 0 never stops.
-        seed: Of initial weights, order and noise.
-        device: ``cpu`` or ``cuda``.
-        num_threads: Threads on a CPU; 0 leaves PyTorch's choice.
-    """
-
-    metanetwork: str = "operator"
-    options: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    warmup: float = 0.1
-    weight_decay: float = 1e-2
-    clip: float = 1.0
-    weight_noise: float = 0.0
-    sign_flips: bool = False
-    patience: int = 0
-    seed: int = 0
-    device: str = "cpu"
-    num_threads: int = 0
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run ended with.
-
-    Attributes:
-        folder: Run folder: config.json, metrics.json, best.safetensors, metrics.csv, plots.
-        metrics: Metrics of the best checkpoint by split.
-        seconds: Wall and CPU time of training.
-        num_parameters: Of the metanetwork.
-    """
-
-    folder: Path
-    metrics: dict[str, dict[str, float]]
-    seconds: dict[str, float]
-    num_parameters: int
+__all__ = ["predict_all", "train"]
 
 
 def train(
@@ -92,6 +40,10 @@ def train(
     progress: bool = True,
 ) -> RunResult:
     """Train a metanetwork on a zoo and write a run folder.
+
+    With ``config.num_processes`` above 1 this starts the processes and waits for them; a script
+    that calls it needs ``if __name__ == "__main__":``. Under torchrun each process calls it, and
+    those that torchrun started share the steps.
 
     Args:
         zoo: With splits ``train``, ``val`` and ``test``.
@@ -108,115 +60,154 @@ def train(
     Raises:
         ZooError: The zoo does not fit the task, or has an empty split.
         CheckpointError: ``out`` holds another run, or there is nothing to resume.
+        TrainingError: The metanetwork loses too much in bfloat16, has no layers to checkpoint, or
+            a process of the run died.
     """
     folder = Path(out)
-    _check_folder(folder, config, task, resume)
+    check_folder(folder, config, task, resume)
+    ranks = Ranks.here()
+    if config.num_processes > 1 and ranks.num_ranks == 1:
+        make_task(task, zoo)  # what can be refused is refused here, without a traceback
+        launch(config.num_processes, _train_rank, zoo, task, config, folder, resume, progress)
+        return _read_result(folder)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     made_task = make_task(task, zoo)
     graphs = capture_zoo(zoo) if graphs is None else graphs
+    device = _own_device(config)
+    dtype = torch.float64 if config.precision == "64" else torch.float32
     splits = {}
     for name in ("train", "val", "test"):
         part = zoo.split(name)
-        splits[name] = load_networks(part, made_task.label, graphs, device=config.device)
-    torch.manual_seed(config.seed)
-    metanetwork = make_metanetwork(config.metanetwork, made_task.out_dim, **config.options)
-    # Scales of weights from at most 1,024 training networks, spread over all architectures.
-    probe = EpochOrder(splits["train"].architecture, 256, seed=config.seed)
-    sample = [splits["train"].batch(as_tensor(n))[0] for n, _ in zip(probe, range(4), strict=False)]
-    metanetwork.to(config.device).fit_statistics(sample)
-    _begin_folder(folder, config, task)
-    seconds = _fit(metanetwork, made_task, splits, config, folder, resume, progress)
+        splits[name] = load_networks(part, made_task.label, graphs, device=device, dtype=dtype)
+        if not len(splits[name]):
+            raise ZooError(f"split {name!r} of the zoo is empty, so there is nothing to train on.")
+    metanetwork = _make_metanetwork(config, made_task, splits["train"], device, dtype)
+    if ranks.writes:
+        begin_folder(folder, config, task)
+    order = _make_order(config, splits["train"], ranks)
+    seconds = _fit(metanetwork, made_task, splits, config, order, folder, resume, progress)
     metrics, outputs = {}, {}
     for name, networks in splits.items():
         outputs[name] = predict_all(metanetwork, networks)
         metrics[name] = made_task.metrics(outputs[name], networks.target)
+    if ranks.writes:
+        facts = {"task": task, "zoo": str(zoo.info.get("recipe", "")), "metrics": metrics}
+        test = splits["test"].target
+        _write_results(
+            folder, made_task, config, metanetwork, facts, seconds, outputs["test"], test
+        )
+    sum_over_ranks(torch.zeros(1, device=device))  # nobody leaves before the files are there
     num_parameters = sum(p.numel() for p in metanetwork.parameters())
-    facts = {"task": task, "zoo": str(zoo.info.get("recipe", "")), "metrics": metrics}
-    metanetwork.cpu().save_file(folder / "best.safetensors", facts)
-    report = {
-        "task": task,
-        "metanetwork": config.metanetwork,
-        "num_parameters": num_parameters,
-        "seconds": seconds,
-        **metrics,
-    }
-    _write_json(folder / "metrics.json", report)
-    test = splits["test"]
-    _write_json(
-        folder / "predictions.json",
-        {
-            "split": "test",
-            "prediction": made_task.predict(outputs["test"]).tolist(),
-            "target": test.target.tolist(),
-        },
-    )
-    from paramgraph.tasks.plots import plot_learning_curve, plot_predictions
-
-    plot_learning_curve(folder, made_task.score)
-    plot_predictions(folder, made_task.name)
     return RunResult(folder, metrics, seconds, num_parameters)
+
+
+def _train_rank(
+    zoo: Zoo, task: str, config: TrainConfig, folder: Path, resume: bool, progress: bool
+) -> None:
+    """One process of several."""
+    progress = progress and Ranks.here().writes
+    train(zoo, task, config, out=folder, resume=resume, progress=progress)
+    torch.distributed.destroy_process_group()
+
+
+def _own_device(config: TrainConfig) -> str:
+    if config.device == "cuda" and Ranks.here().num_ranks > 1:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return config.device
+
+
+def _make_metanetwork(
+    config: TrainConfig, task: Task, networks: LoadedNetworks, device: str, dtype: torch.dtype
+) -> Metanetwork:
+    """Built from the seed, with statistics of the training split; ready for its precision."""
+    torch.manual_seed(config.seed)
+    metanetwork = make_metanetwork(config.metanetwork, task.out_dim, **config.options)
+    # Scales of weights from at most 1,024 training networks, spread over all architectures.
+    probe = EpochOrder(networks.architecture, 256, seed=config.seed)
+    sample = [networks.batch(as_tensor(n))[0] for n, _ in zip(probe, range(4), strict=False)]
+    metanetwork.to(device, dtype).fit_statistics(sample)
+    if config.precision == "bf16":
+        keep_float32(metanetwork)
+        some = networks.batch(as_tensor(next(iter(probe))[:32]))[0]
+        check_bfloat16(metanetwork, some, name=config.metanetwork)
+    if config.checkpoint_layers:
+        checkpoint_layers(metanetwork)
+    return metanetwork
+
+
+def _make_order(config: TrainConfig, networks: LoadedNetworks, ranks: Ranks) -> Order:
+    shared: dict[str, Any] = {
+        "seed": config.seed,
+        "rank": ranks.rank,
+        "num_ranks": ranks.num_ranks,
+    }
+    if not (config.max_edges or config.max_neurons):
+        return EpochOrder(networks.architecture, config.batch_size, **shared)
+    return BudgetOrder(
+        networks.architecture,
+        networks.graphs,
+        max_edges=config.max_edges,
+        max_neurons=config.max_neurons,
+        **shared,
+    )
 
 
 @torch.no_grad()
 def predict_all(
     metanetwork: Metanetwork, networks: LoadedNetworks, *, batch_size: int = 256
 ) -> Tensor:
-    """Raw outputs for all networks, in the order of the zoo ``[num_networks, out_dim]``."""
+    """Raw outputs for all networks, in the order of the zoo ``[num_networks, out_dim]``.
+
+    Where several processes train together, each predicts its share and all get the whole.
+    """
     metanetwork.eval()
-    outputs, numbers = [], []
-    for batch, which in networks.batches(batch_size):
-        outputs.append(metanetwork(batch))
-        numbers.append(which)
-    return torch.cat(outputs)[torch.cat(numbers).argsort()]
+    ranks = Ranks.here()
+    like = networks.values[0].neurons[0]
+    outputs = like.new_zeros(len(networks), metanetwork.out_dim)
+    for index, (batch, numbers) in enumerate(networks.batches(batch_size)):
+        if index % ranks.num_ranks == ranks.rank:
+            outputs[numbers] = metanetwork(batch)
+    return sum_over_ranks(outputs)
 
 
-def _check_folder(folder: Path, config: TrainConfig, task: str, resume: bool) -> None:
-    """Refuse a run folder that cannot be used; nothing is written yet."""
-    settings = {"task": task, **asdict(config)}
-    if resume:
-        if not (folder / CHECKPOINTS / "last.ckpt").is_file():
-            raise CheckpointError(
-                f"nothing to resume: {folder} has no checkpoints/last.ckpt. "
-                "Start it without --resume."
-            )
-        try:
-            stored = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"cannot resume: {folder}/config.json cannot be read ({error}). "
-                "Choose another folder."
-            ) from error
-        if stored != json.loads(json.dumps(settings)):
-            changed = {k: (stored.get(k), v) for k, v in settings.items() if stored.get(k) != v}
-            raise CheckpointError(
-                f"{folder} was started with other settings (stored, given): {changed}. Resume with "
-                "the same ones, or choose another folder."
-            )
-        return
-    # A run that was stopped before its first epoch ended has nothing to keep: start it again.
-    if any((folder / name).exists() for name in ("metrics.json", f"{CHECKPOINTS}/last.ckpt")):
-        raise CheckpointError(
-            f"{folder} already holds a run. Resume it with --resume, or choose another --out."
-        )
-    parents = [path for path in (folder, *folder.parents) if path.exists()]
-    if parents and not parents[0].is_dir():
-        raise CheckpointError(
-            f"cannot make the run folder {folder}: {parents[0]} is a file. Choose another folder."
-        )
+def _write_results(
+    folder: Path,
+    task: Task,
+    config: TrainConfig,
+    metanetwork: Metanetwork,
+    facts: dict[str, Any],
+    seconds: dict[str, float],
+    output: Tensor,
+    target: Tensor,
+) -> None:
+    """Best checkpoint, metrics, predictions of the test split, pictures."""
+    metanetwork.cpu().save_file(folder / "best.safetensors", facts)
+    report = {
+        "task": task.name,
+        "metanetwork": config.metanetwork,
+        "num_parameters": sum(p.numel() for p in metanetwork.parameters()),
+        "seconds": seconds,
+        **facts["metrics"],
+    }
+    predictions = {
+        "split": "test",
+        "prediction": task.predict(output).tolist(),
+        "target": target.tolist(),
+    }
+    write_json(folder / "predictions.json", predictions)
+    from paramgraph.tasks.plots import plot_learning_curve, plot_predictions
+
+    plot_learning_curve(folder, task.score)
+    plot_predictions(folder, task.name)
+    write_json(folder / "metrics.json", report)
 
 
-def _begin_folder(folder: Path, config: TrainConfig, task: str) -> None:
-    """Make the run folder and write its configuration, once the input is known to be usable."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the run folder {folder}: {error.strerror}.") from error
-    _write_json(folder / "config.json", {"task": task, **asdict(config)})
-
-
-def _write_json(path: Path, value: object) -> None:
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=True) + "\n").encode())
+def _read_result(folder: Path) -> RunResult:
+    """What the first process of a run wrote."""
+    report = json.loads((folder / "metrics.json").read_text())
+    metrics = {name: report[name] for name in ("train", "val", "test")}
+    return RunResult(folder, metrics, report["seconds"], report["num_parameters"])
 
 
 def _fit(
@@ -224,6 +215,7 @@ def _fit(
     task: Task,
     splits: dict[str, LoadedNetworks],
     config: TrainConfig,
+    order: Order,
     folder: Path,
     resume: bool,
     progress: bool,
@@ -231,34 +223,28 @@ def _fit(
     """Run Lightning; afterwards the metanetwork holds the best checkpoint. Returns the seconds."""
     from paramgraph.tasks.lightning import make_module, make_trainer
 
-    for name, networks in splits.items():
-        if not len(networks):
-            raise ZooError(f"split {name!r} of the zoo is empty, so there is nothing to train on.")
-    order = EpochOrder(splits["train"].architecture, config.batch_size, seed=config.seed)
+    maker = BatchMaker(
+        splits["train"], config.seed, order.rank, config.weight_noise, config.sign_flips
+    )
     module = make_module(metanetwork, task, splits, config, order, folder)
     trainer, best, seconds = make_trainer(task, config, folder, progress=progress)
-    numbers: Any = range(len(splits["train"]))  # a data set of the numbers themselves
-    batch_sampler: Any = order
-    loader: torch.utils.data.DataLoader[int] = torch.utils.data.DataLoader(
-        numbers, batch_sampler=batch_sampler, collate_fn=as_tensor
-    )
     with warnings.catch_warnings():
-        # The loader only hands out numbers, so worker processes would not help.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # when resuming
         warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # the values are equal everywhere
         trainer.fit(
             module,
-            train_dataloaders=loader,
+            train_dataloaders=Batches(maker, order, num_workers=config.num_workers),
             ckpt_path=str(folder / CHECKPOINTS / "last.ckpt") if resume else None,
             weights_only=True if resume else None,
         )
     took = seconds()
-    stored = torch.load(best(), map_location=config.device, weights_only=True)
+    device = next(iter(splits.values())).target.device
+    stored = torch.load(best(), map_location=device, weights_only=True)
     prefix = "metanetwork."
     metanetwork.load_state_dict(
         {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
     )
-    metanetwork.to(config.device)
+    metanetwork.to(device)
     return took
