@@ -8,6 +8,7 @@ BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.installed
 DEV_STAMP   := $(VENV)/.installed-dev
 COVERAGE_STAMP := $(VENV)/.installed-coverage
+PYG_STAMP   := $(VENV)/.installed-pyg
 PIP         := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ help:
 	@echo "make test-all   the same with the tests marked slow"
 	@echo "make check      set up, ruff format --check, ruff check, mypy"
 	@echo "make format     set up, let ruff format and repair what it can"
-	@echo "make bench      set up, run the benchmarks"
+	@echo "make bench      set up with PyG, measure speed and memory, write docs/speed.md (20 minutes)"
 	@echo "make laws       set up, check every metanetwork on every law, write docs/laws.md"
 	@echo "make learning   set up, train every metanetwork for the same CPU time, write docs/learning.md (hours)"
 	@echo "make coverage-report  set up with transformers and PyG, capture and verify all architectures"
@@ -47,6 +48,10 @@ $(COVERAGE_STAMP): $(STAMP)
 	$(PIP) -e ".[coverage]" && touch $@ && \
 	echo "Set-up of transformers and PyG took $$(( $$(date +%s) - start )) s."
 
+$(PYG_STAMP): $(STAMP)
+	@start=$$(date +%s); \
+	$(PIP) -e ".[pyg]" && touch $@ && echo "Set-up of PyG took $$(( $$(date +%s) - start )) s."
+
 demo: $(STAMP)
 	$(BIN)/paramgraph demo --out demo
 
@@ -65,7 +70,7 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)
+bench: $(PYG_STAMP)
 	$(BIN)/python -m benchmarks
 
 laws: $(STAMP)

@@ -160,9 +160,9 @@ def large(width: int, second: int | None = None) -> Networks:
 
 
 NETWORKS = {
-    "inr": "64 INRs [2, 32, 32, 1]",
-    "cnn": "64 CNNs of 8 architectures",
-    "mixed": "64 networks: INRs, CNNs, vision transformers, LSTMs, MLPs",
+    "inr": "INRs [2, 32, 32, 1]",
+    "cnn": "CNNs of 8 architectures",
+    "mixed": "INRs, CNNs, vision transformers, LSTMs and MLPs in one batch",
     "large": "one INR [2, H, H, 3]",
 }
 """Name of a set to what is in it; ``"large-512"`` is the last one with H = 512."""

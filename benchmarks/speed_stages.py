@@ -43,6 +43,7 @@ class Plan:
         seconds: For a table, and once more on all threads; every line runs ``least`` times.
         least: Runs at least.
         limit_gb: Lines that need more memory are not run.
+        memory_of: Sets of networks whose memory is measured; all when not given.
         progress: Called after each measurement.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     seconds: float = 20.0
     least: int = 3
     limit_gb: float = 6.0
+    memory_of: tuple[str, ...] | None = None
     progress: Callable[[str], object] = field(default=lambda text: None)
 
     def rows_of(self, name: str) -> list[str]:
@@ -127,9 +129,14 @@ def row_tables(stages: Sequence[str], plan: Plan) -> dict[str, list[dict[str, An
     tables: dict[str, list[dict[str, Any]]] = {stage: [] for stage in stages}
     for name in plan.sets:
         rows = plan.rows_of(name)
-        peaks, fitting = {}, []
+        peaks: dict[str, dict[str, Any]] = {}
+        fitting = []
         measured = [stage for stage in stages if stage != "embed"] or ["forward"]
         for row in rows:
+            if plan.memory_of is not None and name not in plan.memory_of:
+                peaks[row] = {}
+                fitting.append(row)
+                continue
             num = min(plan.num, ROWS[row].num)
             request = {"row": row, "networks": name, "num": num, "stages": measured}
             peaks[row] = peak_in_a_process({**request, "limit_gb": plan.limit_gb})

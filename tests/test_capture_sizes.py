@@ -67,12 +67,19 @@ def test_benchmarks_are_chosen_by_name(
     ran: list[str] = []
     for name in list(command.BENCHMARKS):
         monkeypatch.setitem(command.BENCHMARKS, name, functools.partial(ran.append, name))
-    assert command.main(["capture_sizes"]) == 0
-    assert ran == ["capture_sizes"]
-    assert command.main([]) == 0
-    assert sorted(ran[1:]) == sorted(command.BENCHMARKS)
+    assert command.main(["capture_sizes", "laws"]) == 0
+    assert ran == ["capture_sizes", "laws"]
     assert command.main(["train"]) == 1
-    assert "no benchmark 'train'; there are: train_step" in capsys.readouterr().err
+    assert "no benchmark 'train'; there are: fit_inrs, capture_sizes" in capsys.readouterr().err
+    given: list[list[str]] = []
+
+    def speed(words: list[str]) -> int:
+        given.append(words)
+        return 7
+
+    monkeypatch.setattr("benchmarks.speed.main", speed)
+    assert [command.main([]), command.main(["--quick"])] == [7, 7]
+    assert given == [[], ["--quick"]]
 
 
 @pytest.mark.slow
