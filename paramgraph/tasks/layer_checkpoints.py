@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,8 @@ def checkpoint_layers(metanetwork: nn.Module) -> int:
     outermost one where they are nested. Outputs and gradients stay the same, dropout included (the
     state of the random numbers is kept with the inputs). Names of parameters stay too, and nothing
     changes where no gradient is wanted. Calling it twice changes nothing.
+
+    A layer may set fields of dataclasses that it is given; other arguments it must leave alone.
 
     Args:
         metanetwork: Changed in place.
@@ -72,4 +76,21 @@ def _run(layer: nn.Module, inside: Any, *args: Any, **kwargs: Any) -> Any:
     forward = partial(type(layer).forward, layer) if inside is None else inside
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    # A layer may write to a record that it is given; run again, it must find what was there first.
+    before = [copy.copy(value) if _is_record(value) else value for value in args]
+
+    def again() -> tuple[Any, list[Any]]:
+        own = [copy.copy(value) if _is_record(value) else value for value in before]
+        return forward(*own, **kwargs), own
+
+    result, after = checkpoint(again, use_reentrant=False)
+    for given, own in zip(args, after, strict=True):
+        if _is_record(given):
+            for field in fields(given):
+                setattr(given, field.name, getattr(own, field.name))
+    return result
+
+
+def _is_record(value: Any) -> bool:
+    """A dataclass whose fields can be set."""
+    return is_dataclass(value) and not value.__dataclass_params__.frozen  # type: ignore[attr-defined]

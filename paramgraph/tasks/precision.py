@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -125,15 +126,18 @@ def check_bfloat16(metanetwork: Metanetwork, batch: GraphBatch, *, name: str = "
             raise TrainingError(
                 f"{name} cannot run in bfloat16: {str(error).splitlines()[0]} Use --precision 32."
             ) from error
+        size = full.square().mean().sqrt().clamp(min=1e-30)
+        change = float((low.detach() - full).square().mean().sqrt() / size)
         bad = [n for n, p in metanetwork.named_parameters() if not _is_finite(p.grad)]
-        change = float((low.detach() - full).square().mean().sqrt() / full.square().mean().sqrt())
-        if bad or not change <= TOLERANCE:
-            what = (
-                f"its gradient of {bad[0]!r} is not finite"
-                if bad
-                else (f"its outputs change by {change:.1%}, more than {TOLERANCE:.0%}")
-            )
-            raise TrainingError(f"{name} is not safe in bfloat16: {what}. Use --precision 32.")
+        problem = ""
+        if not math.isfinite(change):
+            problem = "its outputs are not finite"
+        elif bad:
+            problem = f"its gradient of {bad[0]!r} is not finite"
+        elif change > TOLERANCE:
+            problem = f"its outputs change by {change:.1%}, more than {TOLERANCE:.0%}"
+        if problem:
+            raise TrainingError(f"{name} is not safe in bfloat16: {problem}. Use --precision 32.")
     finally:
         metanetwork.zero_grad(set_to_none=True)
         metanetwork.train(was_training)
