@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ def log_magnitudes_of(batch: GraphBatch, found: Sequence[Squares]) -> Tensor:
     columns = []
     for to_senders in (False, True):
         index, size, has = per_layout(
-            batch, ("magnitudes", to_senders), lambda way=to_senders: _places(batch, to_senders=way)
+            batch, ("magnitudes", to_senders), partial(_places, batch, to_senders=to_senders)
         )
         parts = [row.to_senders if to_senders else row.to_receivers for row in found]
         zero = batch.neuron_values.new_zeros(batch.num_neurons)

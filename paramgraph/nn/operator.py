@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from paramgraph.nn.per_layout import per_layout
 from paramgraph.nn.probes import ProbePoints, neuron_answers
 from paramgraph.nn.pushes import HeldWeights, Weights
 from paramgraph.nn.standardize import Standardizer
-from paramgraph.nn.sweeps import Levels, Round, Signals
+from paramgraph.nn.sweeps import Filled, Levels, Round, Signals
 from paramgraph.nn.typed import NeuronTypes, TypedReadout
 
 __all__ = ["OperatorMetanetwork"]
@@ -165,7 +166,7 @@ class OperatorMetanetwork(Metanetwork):
             answers: Of the neurons to probes ``[N, num_probes]``, if the metanetwork has any.
         """
         read = self._sweep(batch, weights, answers)
-        signals = read.signals.filled(read.levels.bias)
+        signals = read.signals
         if self.level == "parameter":
             return self.entries(batch, read.levels, signals, self.standardizer)
         h, g = torch.cat(signals.primal), torch.cat(signals.dual)
@@ -206,7 +207,8 @@ class OperatorMetanetwork(Metanetwork):
         signals = Signals.start(*self._start_by_level(batch, answers))
         for layer in self.rounds:
             signals = layer(batch, levels, weights, signals)
-        return _Read(levels, before.behind(batch, phase=self.phase), signals, context)
+        filled = signals.filled(levels.bias)
+        return _Read(levels, before.behind(batch, phase=self.phase), filled, context)
 
     def _start_by_level(
         self, batch: GraphBatch, answers: Tensor | None
@@ -232,9 +234,7 @@ class OperatorMetanetwork(Metanetwork):
         """Inputs and outputs carry learned identities, all neurons their answers to probes."""
         starts = []
         for kind, table in ((0, self.input_identity), (2, self.output_identity)):
-            rows, number = per_layout(
-                batch, ("identity", kind), lambda kind=kind: _of_kind(batch, kind)
-            )
+            rows, number = per_layout(batch, ("identity", kind), partial(_of_kind, batch, kind))
             zero = table.new_zeros(batch.num_neurons, table.shape[1])
             starts.append(zero.index_copy(0, rows, identity_vectors(table, number)))
         primal, dual = starts
@@ -255,7 +255,7 @@ class _Read:
 
     levels: Levels
     behind: NeuronTypes
-    signals: Signals
+    signals: Filled
     context: Tensor
 
 

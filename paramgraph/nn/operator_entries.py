@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from paramgraph.batch import Entries, GraphBatch
 from paramgraph.nn.positions import PositionFunctions

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from paramgraph.batch import Bucket, GraphBatch, fan_in
+from paramgraph.batch import Bucket, GraphBatch
 from paramgraph.engine import push
 from paramgraph.nn.magnitudes import Squares, log_magnitudes_of, squares_of
 from paramgraph.nn.standardize import Standardizer
@@ -105,7 +105,7 @@ def kernel_push(
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(signal.device.type):
         return push(bucket, values @ psi, signal, backward=backward)
-    result: Tensor = _KernelPush.apply(values, psi, signal, bucket.block_shape, backward)  # type: ignore[no-untyped-call]
+    result: Tensor = _KernelPush.apply(values, psi, signal, bucket.block_shape, backward)
     return result
 
 

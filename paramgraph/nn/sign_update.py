@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 __all__ = ["sign_update", "slow_sign_update"]
 
@@ -35,9 +35,9 @@ def sign_update(
         parameters: Of G (weight), and of phi (weights and biases in order).
     """
     is_traced = torch.compiler.is_compiling() or torch.is_autocast_enabled(context.device.type)
-    if is_traced or torch._C._functorch.peek_interpreter_stack() is not None:  # type: ignore[attr-defined]
+    if is_traced or torch._C._functorch.peek_interpreter_stack() is not None:
         return slow_sign_update(signals, context, mask, parameters)
-    result: Tensor = _SignUpdate.apply(*signals, context, mask, *parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _SignUpdate.apply(*signals, context, mask, *parameters)
     return result
 
 
@@ -61,11 +61,10 @@ def slow_sign_update(
 
 
 @lru_cache(maxsize=64)
-def _columns(dim: int, context_dim: int, present: tuple[int, ...], device: str) -> Tensor:
+def _columns(dim: int, present: tuple[int, ...], device: str) -> Tensor:
     """Columns of the weights that meet something other than zeros."""
     with torch.inference_mode(False):
         parts = [torch.arange(part * dim, (part + 1) * dim) for part in present]
-        parts.append(torch.arange(_NUM_PARTS * dim, _NUM_PARTS * dim + context_dim))
         return torch.cat(parts).to(device)
 
 
@@ -84,39 +83,22 @@ class _SignUpdate(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         linear, first, first_bias, norm, norm_bias, last, last_bias = parameters
-        num, dim = message.shape
-        pieces = [(0, own), (1, message), (2, bias), (3, other)]
-        present = tuple(number for number, piece in pieces if piece is not None)
-        if own is not None:
-            present = (*present, 4)
-        width = len(present) * dim
-        ctx.columns = None
-        if len(present) < _NUM_PARTS:
-            ctx.columns = _columns(dim, context.shape[1], present, str(message.device))
-            first = first.index_select(1, ctx.columns)
-            linear = linear.index_select(1, ctx.columns[:width])
-        z = message.new_empty(num, width)
-        for place, number in enumerate(present):
-            target = z[:, place * dim : (place + 1) * dim]
-            if number == 4:
-                torch.abs(message, out=target)
-                target.mul_(own)
-            else:
-                target.copy_(pieces[number][1])  # type: ignore[arg-type]
-        known = message.new_empty(num, width + context.shape[1])
-        torch.abs(z, out=known[:, :width])
-        known[:, width:].copy_(context)
-        inner = torch.addmm(first_bias, known, first.t())
-        unit, mean, rstd = torch.native_layer_norm(inner, norm.shape, norm, norm_bias, 1e-5)
+        dim = message.shape[1]
+        both = None if own is None else message.abs().mul_(own)
+        pieces = [own, message, bias, other, both]
+        ctx.present = tuple(number for number, piece in enumerate(pieces) if piece is not None)
+        linear, of_signals, of_context = _cut(linear, first, dim, ctx.present)
+        z = torch.cat([piece for piece in pieces if piece is not None], dim=1)
+        known = z.abs()
+        inner = torch.addmm(first_bias, context, of_context.t()).addmm_(known, of_signals.t())
+        unit, mean, rstd = torch.native_layer_norm(inner, norm.shape, norm, norm_bias, _EPS)
         active = F.silu(unit)
         if mask is not None:
             active.mul_(mask)
         gate = torch.addmm(last_bias, active, last.t())
         moved = z @ linear.t()
-        scale = 1 / (16 * _NUM_PARTS * dim)
         bound = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-        bound = bound.square_().mul_(scale).add_(1).rsqrt_()
-        ctx.present = present
+        bound.square_().mul_(1 / (16 * _NUM_PARTS * dim)).add_(1).rsqrt_()
         ctx.save_for_backward(
             *(own, message, bias, other, context, mask),
             *parameters,
@@ -126,61 +108,70 @@ class _SignUpdate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
         saved = ctx.saved_tensors
         inputs, parameters = saved[:6], saved[6:13]
         if torch.is_grad_enabled():  # a derivative of the derivative: in plain steps
-            return _by_steps(inputs, parameters, grad, ctx.needs_input_grad)
+            return _by_steps(inputs, parameters, grads[0], ctx.needs_input_grad)
         z, known, inner, mean, rstd, unit, active, gate, moved, bound = saved[13:]
-        own, message, _, _, _, mask = inputs
-        linear, first, _, norm, norm_bias, last, _ = parameters
+        own, message, _, _, context, mask = inputs
+        whole_linear, first, _, norm, norm_bias, last, _ = parameters
         dim = message.shape[1]
-        width = z.shape[1]
-        if ctx.columns is not None:
-            first = first.index_select(1, ctx.columns)
-            linear = linear.index_select(1, ctx.columns[:width])
-        grad = grad * bound
+        linear, of_signals, of_context = _cut(whole_linear, first, dim, ctx.present)
+        grad = grads[0] * bound
         d_gate = grad * moved
-        d_moved = grad * gate
+        d_moved = grad.mul_(gate)
         d_last, d_last_bias = d_gate.t() @ active, d_gate.sum(0)
         d_active = d_gate @ last
         if mask is not None:
             d_active.mul_(mask)
-        d_unit = torch.ops.aten.silu_backward(d_active, unit)
         d_inner, d_norm, d_norm_bias = torch.ops.aten.native_layer_norm_backward(
-            d_unit, inner, norm.shape, mean, rstd, norm, norm_bias, [True, True, True]
+            torch.ops.aten.silu_backward.grad_input(d_active, unit, grad_input=d_active),
+            *(inner, norm.shape, mean, rstd, norm, norm_bias, [True, True, True]),
         )
-        d_first, d_first_bias = d_inner.t() @ known, d_inner.sum(0)
-        d_linear = d_moved.t() @ z
-        d_known = d_inner @ first
-        d_z = d_moved @ linear
+        d_first = _spread(
+            torch.mm(d_inner.t(), known), torch.mm(d_inner.t(), context), dim, ctx.present
+        )
+        d_linear = _spread(torch.mm(d_moved.t(), z), None, dim, ctx.present)
+        # Of the bound: d (1 + q s)^(-1/2) / dz = -s bound^3 z, and z = sign(z) known.
+        size = (d_moved * moved).sum(1, keepdim=True)
+        size.mul_(bound).mul_(bound).mul_(-1 / (16 * _NUM_PARTS * dim))
+        d_z = (known * size).addmm_(d_inner, of_signals)
         sign = z.sign()
-        d_z.addcmul_(d_known[:, :width], sign)
-        # Of the bound: d (1 + q s)^(-1/2) / dz = -s bound^3 z.
-        size = (d_moved * moved).sum(1, keepdim=True).mul_(bound.square())
-        d_z.addcmul_(z, size, value=-1 / (16 * _NUM_PARTS * dim))
-        found: dict[int, Tensor] = {
-            number: d_z[:, place * dim : (place + 1) * dim]
-            for place, number in enumerate(ctx.present)
-        }
+        d_z.mul_(sign).addmm_(d_moved, linear)
+        at = {number: slice(k * dim, (k + 1) * dim) for k, number in enumerate(ctx.present)}
+        found: dict[int, Tensor] = {number: d_z[:, at[number]] for number in ctx.present}
         if own is not None:
-            place = ctx.present.index(1)
-            rows = slice(place * dim, (place + 1) * dim)
             both = found[4]
-            found[0].addcmul_(both, known[:, rows])
-            found[1].addcmul_(both * own, sign[:, rows])
-        if ctx.columns is not None:
-            d_first = (
-                parameters[1].new_zeros(parameters[1].shape).index_copy_(1, ctx.columns, d_first)
-            )
-            d_linear = (
-                parameters[0]
-                .new_zeros(parameters[0].shape)
-                .index_copy_(1, ctx.columns[:width], d_linear)
-            )
+            found[0].addcmul_(both, known[:, at[1]])
+            found[1].addcmul_(both.mul_(own), sign[:, at[1]])
         signals = (found.get(number) for number in range(4))
-        rest = (d_linear, d_first, d_first_bias, d_norm, d_norm_bias, d_last, d_last_bias)
-        return (*signals, d_known[:, width:], None, *rest)
+        rest = (d_linear, d_first, d_inner.sum(0), d_norm, d_norm_bias, d_last, d_last_bias)
+        return (*signals, d_inner @ of_context, None, *rest)
+
+
+_EPS = 1e-5  # of LayerNorm
+
+
+def _cut(
+    linear: Tensor, first: Tensor, dim: int, present: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The columns of G, and of the first map of phi for signals and for the context."""
+    of_signals, of_context = first[:, : _NUM_PARTS * dim], first[:, _NUM_PARTS * dim :]
+    if len(present) < _NUM_PARTS:
+        columns = _columns(dim, present, str(first.device))
+        linear, of_signals = linear[:, columns], of_signals[:, columns]
+    return linear, of_signals, of_context
+
+
+def _spread(
+    of_signals: Tensor, of_context: Tensor | None, dim: int, present: tuple[int, ...]
+) -> Tensor:
+    """Gradients of the columns that ``_cut`` took, zeros for the others."""
+    if len(present) < _NUM_PARTS:
+        whole = of_signals.new_zeros(len(of_signals), _NUM_PARTS * dim)
+        columns = _columns(dim, present, str(of_signals.device))
+        of_signals = whole.index_copy_(1, columns, of_signals)
+    return of_signals if of_context is None else torch.cat([of_signals, of_context], dim=1)
 
 
 def _by_steps(
@@ -191,7 +182,9 @@ def _by_steps(
 ) -> tuple[Tensor | None, ...]:
     """The derivative of ``slow_sign_update``, of which autograd can take another."""
     own, message, bias, other, context, mask = inputs
-    assert message is not None and bias is not None and context is not None
+    assert message is not None
+    assert bias is not None
+    assert context is not None
     result = slow_sign_update((own, message, bias, other), context, mask, parameters)
     wanted = [t for t, need in zip((*inputs, *parameters), needed, strict=True) if need]
     found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True, allow_unused=True))  # type: ignore[arg-type]

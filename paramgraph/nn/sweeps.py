@@ -55,8 +55,9 @@ class Signals:
                 for row, known in zip(rows, like, strict=True)
             ]
 
-        rows = (self.primal, self.dual, self.arrived, self.returned)
-        return Filled(*(fill(row) for row in rows), gain=self.gain)
+        return Filled(
+            fill(self.primal), fill(self.dual), fill(self.arrived), fill(self.returned), self.gain
+        )
 
 
 @dataclass
@@ -136,7 +137,7 @@ class _Wiring:
         self.is_fixed = [r.to(dtype)[:, None] if bool(r.any()) else None for r in fixed]
         self.incoming: list[list[int]] = [[] for _ in range(depth)]
         self.outgoing: list[list[int]] = [[] for _ in range(depth)]
-        kernels = {}
+        kernels: dict[tuple[tuple[float, float], ...], None] = {}
         for number, bucket in enumerate(batch.buckets):
             if is_pushed(bucket):
                 self.incoming[bucket.receiver_depth].append(number)
