@@ -80,11 +80,11 @@ def test_a_metanetwork_cannot_tell_which_way_a_batch_came() -> None:
         assert torch.equal(metanetwork(batch), metanetwork(again))
 
 
-def maker(**augmentation: Any) -> BatchMaker:
-    return BatchMaker(networks(), seed=1, **augmentation)
+def maker(*, seed: int = 1, rank: int = 0, **augmentation: Any) -> BatchMaker:
+    return BatchMaker(networks(), seed=seed, rank=rank, **augmentation)
 
 
-AUGMENTED = {"weight_noise": 0.1, "sign_flips": True}
+AUGMENTED: dict[str, Any] = {"weight_noise": 0.1, "sign_flips": True}
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -124,9 +124,9 @@ def test_augmentation_is_a_function_of_seed_epoch_step_and_process() -> None:
     assert same(same_numbers, maker(**AUGMENTED).make(job).batch)
     for other in (
         maker(**AUGMENTED).make(job._replace(epoch=1)),
-        maker(**AUGMENTED).make(job._replace(index=1)),
+        maker(**AUGMENTED).make(job._replace(step=1)),
         maker(rank=1, **AUGMENTED).make(job),
-        BatchMaker(networks(), seed=7, **AUGMENTED).make(job),
+        maker(seed=7, **AUGMENTED).make(job),
     ):
         assert not torch.equal(same_numbers.neuron_values, other.batch.neuron_values)
     assert same(maker().make(job).batch, networks().batch(torch.tensor([4, 5]))[0])

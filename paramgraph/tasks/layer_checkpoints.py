@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -63,11 +63,11 @@ def checkpoint_layers(metanetwork: nn.Module) -> int:
 def _layers(module: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
     for name, child in module.named_children():
-        is_stack = name in _STACKS and isinstance(child, nn.ModuleList)
-        if not is_stack:
-            found += _layers(child)
-        else:  # a layer without a forward is run in pieces by its stack, which may save by itself
+        if name in _STACKS and isinstance(child, nn.ModuleList):
+            # A layer without a forward is run in pieces by its stack, which may save by itself.
             found += [layer for layer in child if type(layer).forward is not nn.Module.forward]
+        else:
+            found += _layers(child)
     return found
 
 
@@ -93,4 +93,5 @@ def _run(layer: nn.Module, inside: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _is_record(value: Any) -> bool:
     """A dataclass whose fields can be set."""
-    return is_dataclass(value) and not value.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    settings = getattr(type(value), "__dataclass_params__", None)
+    return settings is not None and not settings.frozen

@@ -29,12 +29,12 @@ class Job(NamedTuple):
 
     Attributes:
         epoch: Number of the epoch.
-        index: Number of the step in it.
+        step: Number of the step in it.
         numbers: Which networks.
     """
 
     epoch: int
-    index: int
+    step: int
     numbers: list[int]
 
 
@@ -73,7 +73,7 @@ class BatchMaker:
         """The batch of a job, a function of the job alone."""
         device = self.networks.architecture.device
         generator = torch.Generator(device).manual_seed(
-            derive_seed(self.seed, job.epoch, job.index, self.rank)
+            derive_seed(self.seed, job.epoch, job.step, self.rank)
         )
         flip = partial(flip_signs, generator=generator) if self.sign_flips else None
         batch, numbers = self.networks.batch(torch.as_tensor(job.numbers), flip)
@@ -148,8 +148,8 @@ class _Jobs:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Job]:
-        for index, numbers in enumerate(self.order):
-            yield Job(self.order.epoch, index, numbers)
+        for step, numbers in enumerate(self.order):
+            yield Job(self.order.epoch, step, numbers)
 
 
 class _PackedBatches(Dataset[Packed]):
@@ -167,5 +167,5 @@ class _PackedBatches(Dataset[Packed]):
         return pack(made.batch, made.numbers, self.number_of)
 
 
-def _unchanged(packed: Packed) -> Packed:
+def _unchanged(packed: Any) -> Packed:
     return packed

@@ -103,7 +103,7 @@ def launch(num_processes: int, work: Callable[..., object], *arguments: Any) -> 
     Raises:
         TrainingError: A process failed or was killed; the others are ended then.
     """
-    from torch.multiprocessing import (
+    from torch.multiprocessing.spawn import (
         ProcessExitedException,
         ProcessRaisedException,
         start_processes,
