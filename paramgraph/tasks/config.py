@@ -43,7 +43,7 @@ class TrainConfig:
         device: ``cpu`` or ``cuda``.
         num_threads: Threads on a CPU, of each process; 0 leaves PyTorch's choice.
         num_workers: Processes that make the next mini-batches meanwhile; the run stays the same.
-            Worth it for zoos of many architectures or with augmentation; 0 makes them in turn.
+            Worth it for zoos of many architectures where a core is free; 0 makes them in turn.
         precision: 32, bf16 (matrix products in bfloat16, for GPUs; refused where a metanetwork
             loses more than 5 % by it) or 64.
         checkpoint_layers: Keep only what enters each layer, and run layers again for their

@@ -31,6 +31,8 @@ FLOAT32_CLASSES: dict[str, str] = {
     "ProbeEncoder": "runs the networks themselves, which were trained in float32",
     "ProbePoints": "inputs of the networks",
     "NetworkNorm": "sums of squares over a whole network",
+    "GraphReadout": "sums over a whole network",
+    "TypedReadout": "sums over a whole network",
 }
 """Classes of modules whose ``forward`` stays in float32 under autocast, and why."""
 
