@@ -17,7 +17,39 @@ from paramgraph.batch import ROLES, Bucket, GraphBatch, fan_in
 from paramgraph.structure import EdgeKind
 from paramgraph.values import NUM_NEURON_CHANNELS
 
-__all__ = ["Standardizer"]
+__all__ = ["Standardizer", "Sums"]
+
+
+class Sums:
+    """Sums of squares over networks, and how many numbers they are of.
+
+    Example:
+        >>> Sums().squares.shape
+        torch.Size([24])
+    """
+
+    def __init__(self) -> None:
+        self.squares = torch.zeros(len(ROLES), dtype=torch.float64)
+        self.counts = torch.zeros(len(ROLES), dtype=torch.float64)
+        self.neuron_squares = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
+        self.neuron_counts = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
+        self.waves = torch.zeros(2, dtype=torch.float64)
+
+    def add_neurons(self, batch: GraphBatch) -> None:
+        """Biases, running statistics, and waves of biases."""
+        is_wave = batch.phase != 0
+        angle = (batch.phase.abs() * batch.neuron_values[:, 0])[is_wave].double()
+        self.waves += torch.stack([angle.sin().square().sum(), angle.new_tensor(len(angle))]).cpu()
+        has = batch.neuron_has.double()
+        self.neuron_squares += (batch.neuron_values.double().square() * has).sum(0).cpu()
+        self.neuron_counts += has.sum(0).cpu()
+
+    def add_edges(self, bucket: Bucket, square: Tensor) -> None:
+        """The weights of a bucket, whose squares sum to ``square``; constants do not count."""
+        if bucket.kind.has_parameters:
+            role = ROLES.index(bucket.role)
+            self.squares[role] += fan_in(bucket) * square.cpu()
+            self.counts[role] += bucket.values.numel()
 
 
 class Standardizer(nn.Module):
@@ -42,26 +74,20 @@ class Standardizer(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Iterable[GraphBatch]) -> None:
         """Measure the root mean squares on training networks; roles not seen keep scale 1."""
-        squares = torch.zeros(len(ROLES), dtype=torch.float64)
-        counts = torch.zeros(len(ROLES), dtype=torch.float64)
-        neuron_squares = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
-        neuron_counts = torch.zeros(NUM_NEURON_CHANNELS, dtype=torch.float64)
-        waves = torch.zeros(2, dtype=torch.float64)
+        sums = Sums()
         for batch in batches:
-            is_wave = batch.phase != 0
-            angle = (batch.phase.abs() * batch.neuron_values[:, 0])[is_wave].double()
-            waves += torch.stack([angle.sin().square().sum(), angle.new_tensor(len(angle))]).cpu()
+            sums.add_neurons(batch)
             for bucket in batch.buckets:
                 if bucket.kind.has_parameters:
-                    role = ROLES.index(bucket.role)
-                    squares[role] += fan_in(bucket) * bucket.values.double().square().sum().cpu()
-                    counts[role] += bucket.values.numel()
-            has = batch.neuron_has.double()
-            neuron_squares += (batch.neuron_values.double().square() * has).sum(0).cpu()
-            neuron_counts += has.sum(0).cpu()
-        self.edge_scale.copy_(_root_mean(squares, counts))
-        self.wave_scale.copy_(_root_mean(waves[0], waves[1]))
-        self.neuron_scale.copy_(_root_mean(neuron_squares, neuron_counts))
+                    sums.add_edges(bucket, bucket.values.double().square().sum())
+        self.set_from(sums)
+
+    @torch.no_grad()
+    def set_from(self, sums: Sums) -> None:
+        """Take the root mean squares of what was summed; roles not seen keep scale 1."""
+        self.edge_scale.copy_(_root_mean(sums.squares, sums.counts))
+        self.wave_scale.copy_(_root_mean(sums.waves[0], sums.waves[1]))
+        self.neuron_scale.copy_(_root_mean(sums.neuron_squares, sums.neuron_counts))
 
     def edges(self, bucket: Bucket) -> Tensor:
         """Unit-scale values of a bucket; a skip keeps its constant, other constants are a mean."""

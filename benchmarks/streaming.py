@@ -1,0 +1,351 @@
+"""Time and memory of reading a large network from files with the operator metanetwork.
+
+Random weights of a network in the shape of GPT-2 (124 M parameters: fused queries, keys and values
+as transposed matrices, tied embeddings) or of Llama 3.2 (1 B: grouped keys, SwiGLU, RMSNorm, rotary
+positions) are written shard by shard; nothing ever holds the network. The structure is captured on
+the meta device. Beside the time of the metanetwork stands that of reading each matrix once and
+multiplying it with as many columns, from the same files with the same threads. Fails where a limit
+is not kept.
+
+    python -m benchmarks.streaming [--parameters 124M|1B] [--folder DIR] [--keep]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import paramgraph as pg
+from paramgraph.nn import make_metanetwork
+from paramgraph.nn.streaming import embed_streamed
+
+__all__ = ["Gpt2", "Llama", "Sizes", "main"]
+
+MOST_MB = 2048.0
+MOST_TIMES = 20.0
+NUM_THREADS = 2
+DIM = 32
+SHARD_BYTES = 2**29
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a transformer.
+
+    Attributes:
+        width: Of the residual stream.
+        num_layers: Blocks.
+        num_heads: Of queries.
+        vocabulary: Tokens.
+        wide: Hidden width of the feed-forward part.
+        context: Positions, where they are learned.
+        num_key_heads: Of keys and values.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    vocabulary: int
+    wide: int
+    context: int = 0
+    num_key_heads: int = 0
+
+
+class _Transposed(nn.Module):
+    """``x W + b`` with W ``[in, out]``, as GPT-2 stores it."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_in, num_out))
+        self.bias = nn.Parameter(torch.empty(num_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class _Gpt2Layer(nn.Module):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.num_heads = sizes.num_heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
+        self.qkv = _Transposed(sizes.width, 3 * sizes.width)
+        self.out = _Transposed(sizes.width, sizes.width)
+        self.up = _Transposed(sizes.width, sizes.wide)
+        self.down = _Transposed(sizes.wide, sizes.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(self.norm_1(x)).split(x.shape[-1], dim=-1)
+        q, k, v = (p.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(-2))
+        return x + self.down(F.gelu(self.up(self.norm_2(x)), approximate="tanh"))
+
+
+class Gpt2(nn.Module):
+    """GPT-2: learned positions, LayerNorm, fused projections, tied embeddings.
+
+    Args:
+        sizes: Of the network.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.positions = nn.Embedding(sizes.context, sizes.width)
+        self.layers = nn.ModuleList(_Gpt2Layer(sizes) for _ in range(sizes.num_layers))
+        self.norm = nn.LayerNorm(sizes.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits ``[samples, length, vocabulary]``."""
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.tokens(tokens) + self.positions(places)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x) @ self.tokens.weight.t()
+
+
+class _RmsNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+
+class _LlamaLayer(nn.Module):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.head = sizes.width // sizes.num_heads
+        self.groups = sizes.num_heads // sizes.num_key_heads
+        keys = sizes.num_key_heads * self.head
+        self.norm_1, self.norm_2 = _RmsNorm(sizes.width), _RmsNorm(sizes.width)
+        self.q = nn.Linear(sizes.width, sizes.width, bias=False)
+        self.k = nn.Linear(sizes.width, keys, bias=False)
+        self.v = nn.Linear(sizes.width, keys, bias=False)
+        self.out = nn.Linear(sizes.width, sizes.width, bias=False)
+        self.gate = nn.Linear(sizes.width, sizes.wide, bias=False)
+        self.up = nn.Linear(sizes.width, sizes.wide, bias=False)
+        self.down = nn.Linear(sizes.wide, sizes.width, bias=False)
+
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        y = self.norm_1(x)
+        q, k, v = (
+            part(y).unflatten(-1, (-1, self.head)).transpose(1, 2)
+            for part in (self.q, self.k, self.v)
+        )
+        q, k = (x * cosine + _turned(x) * sine for x in (q, k))
+        k, v = (x.repeat_interleave(self.groups, dim=1) for x in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(-2))
+        y = self.norm_2(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+def _turned(x: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat([-right, left], dim=-1)
+
+
+class Llama(nn.Module):
+    """Llama: rotary positions, RMSNorm, grouped keys, SwiGLU, own output matrix.
+
+    Args:
+        sizes: Of the network.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.head = sizes.width // sizes.num_heads
+        self.tokens = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.layers = nn.ModuleList(_LlamaLayer(sizes) for _ in range(sizes.num_layers))
+        self.norm = _RmsNorm(sizes.width)
+        self.logits = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits ``[samples, length, vocabulary]``."""
+        x = self.tokens(tokens)
+        places = torch.arange(tokens.shape[1], device=tokens.device, dtype=x.dtype)
+        powers = torch.arange(0, self.head, 2, device=tokens.device, dtype=x.dtype) / self.head
+        angles = torch.outer(places, 10000.0**-powers)
+        angles = torch.cat([angles, angles], dim=-1)
+        for layer in self.layers:
+            x = layer(x, angles.cos(), angles.sin())
+        return self.logits(self.norm(x))
+
+
+NETWORKS = {
+    "124M": (Gpt2, Sizes(768, 12, 12, 50257, 3072, context=1024)),
+    "1B": (Llama, Sizes(2048, 16, 32, 32000, 8192, num_key_heads=8)),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write, read, print, and append one JSON line per network.
+
+    Args:
+        arguments: Of the command line.
+
+    Returns:
+        1 when a limit was not kept, else 0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming")
+    parser.add_argument("--parameters", nargs="*", default=["124M", "1B"], choices=list(NETWORKS))
+    parser.add_argument("--folder", type=Path, help="where the files are written")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--keep", action="store_true", help="leave the files there")
+    chosen = parser.parse_args([] if arguments is None else arguments)
+    torch.set_num_threads(NUM_THREADS)
+    is_kept = True
+    for name in chosen.parameters:
+        folder = Path(tempfile.mkdtemp(prefix=f"streaming-{name}-", dir=chosen.folder))
+        try:
+            row = _measured(name, folder, getattr(torch, chosen.dtype))
+        finally:
+            if not chosen.keep:
+                shutil.rmtree(folder)
+        is_kept = is_kept and row["extra_mb"] <= MOST_MB and row["times"] <= MOST_TIMES
+        print(json.dumps(row, indent=1), flush=True)
+        _append(row)
+    print("limits kept" if is_kept else f"FAILED: over {MOST_MB:.0f} MB or {MOST_TIMES} times")
+    return 0 if is_kept else 1
+
+
+def _measured(name: str, folder: Path, dtype: torch.dtype) -> dict[str, float | str]:
+    kind, sizes = NETWORKS[name]
+    with torch.device("meta"):
+        network = kind(sizes)
+        inputs = torch.zeros(2, 8, dtype=torch.long)
+    num_parameters = sum(p.numel() for p in network.parameters())
+    paths = _write(network, folder, dtype)
+    with _watched() as of_capture:
+        start = time.perf_counter()
+        graph = pg.capture(network, inputs)
+        capture_s = time.perf_counter() - start
+    torch.manual_seed(0)
+    metanetwork = make_metanetwork("operator", 16, hidden_dim=DIM).eval()
+    once_s = min(_read_once(paths) for _ in range(3))
+    with _watched() as memory:
+        start = time.perf_counter()
+        result = embed_streamed(metanetwork, graph, paths)
+        time_s = time.perf_counter() - start
+    assert bool(result.isfinite().all())
+    return {
+        "benchmark": "streaming",
+        "network": f"{kind.__name__} {name}",
+        "num_parameters": num_parameters,
+        "num_neurons": graph.num_neurons,
+        "file_dtype": str(dtype).removeprefix("torch."),
+        "file_gb": sum(path.stat().st_size for path in paths) / 2**30,
+        "time_s": time_s,
+        "once_s": once_s,
+        "times": time_s / once_s,
+        "extra_mb": memory[0],
+        "capture_s": capture_s,
+        "capture_extra_mb": of_capture[0],
+    }
+
+
+def _write(network: nn.Module, folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Random weights in shards, each written before the next is drawn."""
+    generator = torch.Generator().manual_seed(0)
+    paths: list[Path] = []
+    shard: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        if shard:
+            paths.append(folder / f"model-{len(paths):05d}.safetensors")
+            save_file(shard, paths[-1])
+            shard.clear()
+
+    size = 0
+    for name, parameter in network.named_parameters():
+        spread = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
+        values = torch.empty(parameter.shape, dtype=dtype)
+        shard[name] = values.normal_(std=spread, generator=generator)
+        size += values.nbytes
+        if size >= SHARD_BYTES:
+            flush()
+            size = 0
+    flush()
+    return paths
+
+
+@torch.no_grad()
+def _read_once(paths: list[Path]) -> float:
+    """Seconds to read each matrix from the files and multiply it with ``DIM`` columns."""
+    start = time.perf_counter()
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                matrix = file.get_tensor(name)
+                if matrix.ndim == 2:
+                    torch.mm(matrix, torch.ones(matrix.shape[1], DIM, dtype=matrix.dtype))
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _watched() -> Iterator[list[float]]:
+    """Samples the memory of the process that is no file; holds its largest growth in MB."""
+    before, peak, is_over = _anonymous_mb(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.002):
+            peak[0] = max(peak[0], _anonymous_mb() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        is_over.set()
+        watcher.join()
+        peak[0] = max(peak[0], _anonymous_mb() - before)
+
+
+def _anonymous_mb() -> float:
+    """Pages of mapped files are the system's: it drops them when it needs the memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def _append(row: dict[str, float | str]) -> None:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    record = {
+        **row,
+        "num_threads": NUM_THREADS,
+        "dim": DIM,
+        "commit": commit.stdout.strip(),
+        "machine": platform.machine(),
+        "num_cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "time": time.strftime("%Y-%m-%d %H:%M"),
+    }
+    out = Path(__file__).parent / "results/streaming.jsonl"
+    out.parent.mkdir(exist_ok=True)
+    with out.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
