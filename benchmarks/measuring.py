@@ -48,10 +48,11 @@ def interleaved(
     seconds: float = 10.0,
     most_repeats: int = 15,
     least_repeats: int = 3,
+    warm_up: bool = True,
 ) -> dict[str, Timing]:
     """Run tasks in turns (A, B, A, B, ...) in this process and take medians.
 
-    A slow spell of the machine then hits all of them alike. The first run of each is a warm-up.
+    A slow spell of the machine then hits all of them alike.
 
     Args:
         tasks: Name to what is run.
@@ -59,12 +60,13 @@ def interleaved(
         seconds: No further turn starts after that time, once there were ``least_repeats``.
         most_repeats: Turns at most.
         least_repeats: Turns at least.
+        warm_up: Whether a turn that does not count comes first.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     try:
-        for task in tasks.values():
+        for task in tasks.values() if warm_up else ():
             task()
         end = time.perf_counter() + seconds
         for turn in range(most_repeats):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.speed_rows import ROWS
 from benchmarks.speed_scaling import largest_width
 
 __all__ = ["Claim", "claims"]
@@ -47,7 +48,9 @@ def claims(stages: dict[str, Any]) -> list[Claim]:
 
 def _line(stages: dict[str, Any], stage: str, networks: str, row: str) -> dict[str, Any] | None:
     for line in stages.get(stage, []):
-        if (line["networks"], line["row"]) == (networks, row) and "failed" not in line:
+        if (line["networks"], line["row"]) != (networks, row) or "failed" in line:
+            continue
+        if line["num"] == ROWS[row].num:  # promised at that batch size
             return line
     return None
 
@@ -65,6 +68,8 @@ def _faster(
 def _smaller(stages: dict[str, Any], small: str, large: str, target: float) -> Claim | None:
     lines = [_line(stages, "train", "inr", row) for row in (small, large)]
     if lines[0] is None or lines[1] is None:
+        return None
+    if "peak_mb" not in lines[0] or "peak_mb" not in lines[1]:
         return None
     own, other = (line["peak_mb"] / line["num"] for line in lines if line is not None)
     return Claim(f"peak memory, train: {small} over {large}", own / other, "<=", target)
@@ -105,7 +110,7 @@ def _scaling(stages: dict[str, Any]) -> Iterator[Claim | None]:
             if point["width"] == 512 and row in _PER_PARAMETER:
                 name = f"KB per parameter of a training step, [2, 512, 512, 3]: {row}"
                 yield Claim(name, point["kb_per_parameter"], "<=", _PER_PARAMETER[row])
-        if row not in _LINEAR:
+        if row not in _LINEAR or not line["points"] or line["points"][-1]["width"] < 1024:
             continue
         for quantity, label in (("cpu_s", "time"), ("peak_mb", "memory")):
             for suffix, start in (("", 64), ("_from_256", 256)):

@@ -133,7 +133,7 @@ def _network_table(lines: Sequence[dict[str, Any]]) -> list[str]:
     rows = [
         [
             *(_title(line["networks"]), str(line["num"]), _number(line["cpu_ms"])),
-            *(_number(line["wall_ms_all_threads"]), _number(line["per_second"])),
+            *(_number(line.get("wall_ms_all_threads")), _number(line["per_second"])),
             f"{_number(line['times_slower'])} x {line['reference']}",
         ]
         for line in lines
@@ -157,7 +157,7 @@ def _rows(lines: Sequence[dict[str, Any]]) -> list[str]:
             rows.append(
                 [
                     *(line["row"], str(line["num"]), _number(line["cpu_ms"])),
-                    *(_number(line["wall_ms_all_threads"]), _number(line["per_second"])),
+                    *(_number(line.get("wall_ms_all_threads")), _number(line["per_second"])),
                     "–" if peak is None else _number(peak),
                     "–" if peak is None else _number(line["kb_per_parameter"]),
                     _number(line["times_faster"]),

@@ -43,7 +43,7 @@ class Plan:
         seconds: For a table, and once more on all threads; every line runs ``least`` times.
         least: Runs at least.
         limit_gb: Lines that need more memory are not run.
-        memory_of: Sets of networks whose memory is measured; all when not given.
+        whole: Sets of networks with memory and wall time on all threads; all when not given.
         progress: Called after each measurement.
     """
 
@@ -53,8 +53,12 @@ class Plan:
     seconds: float = 20.0
     least: int = 3
     limit_gb: float = 6.0
-    memory_of: tuple[str, ...] | None = None
+    whole: tuple[str, ...] | None = None
     progress: Callable[[str], object] = field(default=lambda text: None)
+
+    def is_whole(self, name: str) -> bool:
+        """Whether memory and wall time on all threads are measured too."""
+        return self.whole is None or name in self.whole
 
     def rows_of(self, name: str) -> list[str]:
         """The rows that read a set of networks."""
@@ -82,7 +86,7 @@ def network_table(stage: str, plan: Plan) -> list[dict[str, Any]]:
         tasks = {"own": task, "reference": reference}
         seconds = plan.seconds / len(plan.sets)
         one = interleaved(tasks, seconds=seconds, least_repeats=plan.least)
-        every = _on_all_threads(tasks, seconds, plan.least)
+        every = _on_all_threads(tasks, seconds, name, plan)
         # Capture depends on architectures, not on how many networks have them.
         num = len(networks.families) if stage == "capture" else networks.num
         lines.append(
@@ -90,7 +94,7 @@ def network_table(stage: str, plan: Plan) -> list[dict[str, Any]]:
                 "networks": name,
                 "row": NETWORKS[name.split("-")[0]],
                 "num": num,
-                **_times(one["own"], every["own"], num),
+                **_times(one["own"], every.get("own"), num),
                 "reference": "a forward pass" if stage == "capture" else "one copy of the weights",
                 "times_slower": one["own"].cpu_ms / one["reference"].cpu_ms,
             }
@@ -133,7 +137,7 @@ def row_tables(stages: Sequence[str], plan: Plan) -> dict[str, list[dict[str, An
         fitting = []
         measured = [stage for stage in stages if stage != "embed"] or ["forward"]
         for row in rows:
-            if plan.memory_of is not None and name not in plan.memory_of:
+            if not plan.is_whole(name):
                 peaks[row] = {}
                 fitting.append(row)
                 continue
@@ -184,7 +188,7 @@ def _lines(
         return lines
     one = interleaved(tasks, seconds=plan.seconds, least_repeats=plan.least)
     plan.progress(f"{stage} {name}, one thread")
-    every = _on_all_threads(tasks, plan.seconds / 2, max(2, plan.least - 1))
+    every = _on_all_threads(tasks, plan.seconds / 2, name, plan)
     plan.progress(f"{stage} {name}, all threads")
     reference = reference_of(name, tasks)
     per_network = {row: one[row].cpu_ms / subjects[row][0].num_networks for row in tasks}
@@ -194,7 +198,7 @@ def _lines(
             "networks": name,
             "row": row,
             "num": subject.num_networks,
-            **_times(one[row], every[row], subject.num_networks),
+            **_times(one[row], every.get(row), subject.num_networks),
             "reference": reference,
             "times_faster": per_network[reference] / per_network[row],
         }
@@ -225,14 +229,18 @@ def _embedding(subject: Subject, networks: Networks) -> Callable[[], object]:
 
 
 def _on_all_threads(
-    tasks: dict[str, Callable[[], object]], seconds: float, least: int
+    tasks: dict[str, Callable[[], object]], seconds: float, name: str, plan: Plan
 ) -> dict[str, Timing]:
+    """After the pass on one thread, so there is nothing left to warm up."""
+    if not plan.is_whole(name):
+        return {}
     return interleaved(
         tasks,
         num_threads=num_cores(),
         seconds=seconds,
-        least_repeats=least,
+        least_repeats=max(1, plan.least - 1),
         most_repeats=7,
+        warm_up=False,
     )
 
 
@@ -243,12 +251,14 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _times(one: Timing, every: Timing, num: int) -> dict[str, Any]:
-    return {
+def _times(one: Timing, every: Timing | None, num: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "cpu_ms": one.cpu_ms,
-        "wall_ms_all_threads": every.wall_ms,
-        "per_second": 1e3 * num / one.cpu_ms if one.cpu_ms else 0.0,
-        "per_second_all_threads": 1e3 * num / every.wall_ms if every.wall_ms else 0.0,
+        "per_second": 1e3 * num / one.cpu_ms,
         "repeats": one.repeats,
         "spread": one.spread,
     }
+    if every is not None:
+        found["wall_ms_all_threads"] = every.wall_ms
+        found["per_second_all_threads"] = 1e3 * num / every.wall_ms
+    return found

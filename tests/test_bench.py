@@ -183,14 +183,15 @@ def line(row: str, cpu_ms: float, peak_mb: float, num: int = 64) -> dict[str, An
     return {"networks": "inr", "row": row, "num": num, "cpu_ms": cpu_ms, "peak_mb": peak_mb}
 
 
-def test_promises_compare_per_network_and_say_whether_they_are_kept() -> None:
+def test_promises_say_whether_they_are_kept_at_their_batch_size() -> None:
     stages = {
         "train": [
             line("NG-GNN d=32", 100.0, 30.0),
             line("NG-GNN d=32, published twin", 600.0, 100.0),
             line("NG-GNN d=32, PyG twin", 290.0, 90.0),
-            line("NG-T", 10.0, 10.0, num=8),
+            line("NG-T", 20.0, 20.0, num=16),
             line("NG-T, dense twin", 100.0, 200.0, num=16),
+            line("operator, 4 rounds", 1.0, 1.0, num=8),  # promised for batches of 64
             {"networks": "inr", "row": "operator, 1 round", "failed": "killed"},
         ],
         "roofline": {"steps": [{"row": "NG-GNN d=32", "stage": "train", "ideal_ms": 71.0}]},
@@ -210,17 +211,19 @@ def test_promises_compare_per_network_and_say_whether_they_are_kept() -> None:
 
 
 def test_scaling_and_throughput_have_promises_too() -> None:
-    point = {"width": 512, "kb_per_parameter": 0.1}
+    points = [{"width": width, "kb_per_parameter": 0.1} for width in (512, 1024)]
     slopes = {f"exponent_{q}{end}": 1.2 for q in ("cpu_s", "peak_mb") for end in ("", "_from_256")}
     row = "NG-GNN d=32, edges recomputed"
     stages = {
-        "scaling": [{"row": row, "points": [point], **slopes}],
+        "scaling": [{"row": row, "points": points, **slopes}],
         "epoch": [
             {"row": "NG-GNN d=32", "num_threads": n, "per_second": 100.0 * n} for n in (1, 2)
         ],
     }
     found = [(claim.target, claim.is_met) for claim in claims(stages)]
     assert found == [(0.2, True), *[(0.1, False)] * 4, (4096, True), (250.0, False)]
+    stages["scaling"][0]["points"] = points[:1]  # too small for a statement about size
+    assert [claim.target for claim in claims(stages)] == [0.2, 250.0]
 
 
 # --- the command and its document
