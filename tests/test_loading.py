@@ -72,6 +72,15 @@ def test_a_batch_comes_out_of_the_buffer_as_it_went_in(numbers: Any) -> None:
     assert not same(changed, again)
 
 
+def test_views_of_one_memory_are_told_apart() -> None:
+    x = torch.randn(3, 3)
+    batch, _ = networks().batch(torch.tensor([0]))
+    batch = replace(batch, neuron_values=x, neuron_has=x.T, phase=x.flatten(), power=x.flatten())
+    again, *_ = through_a_buffer(batch)
+    assert same(batch, again)
+    assert again.phase.data_ptr() == again.power.data_ptr()  # sent once
+
+
 def test_a_metanetwork_cannot_tell_which_way_a_batch_came() -> None:
     batch, _ = networks().batch(torch.arange(36))
     again, *_ = through_a_buffer(batch)
