@@ -8,27 +8,28 @@ import torch
 from torch import Tensor
 
 from paramgraph.batch import Bucket, GraphBatch
+from paramgraph.engine.kernels import Both
 
 __all__ = ["EdgePass", "Ends", "edge_passes"]
 
 
 @dataclass(frozen=True)
 class EdgePass:
-    """Edges of a bucket, or the reversed ones.
+    """Edges of a bucket, or the reversed ones, in the order (block, target, source).
+
+    Reversed edges are in another order than the edges: all that arrives at a neuron lies together.
 
     Attributes:
         bucket: The edges.
-        number: Of the bucket in its batch.
-        is_reverse: Whether messages go from the receivers to the senders.
-        receiver_rows: Rows of the flat neurons: a slice, or an index.
-        sender_rows: Likewise.
+        is_reverse: Whether messages go from the receivers of the edges to their senders.
+        target_rows: Rows of the flat neurons: a slice, or an index.
+        source_rows: Likewise.
     """
 
     bucket: Bucket
-    number: int
     is_reverse: bool
-    receiver_rows: slice | Tensor
-    sender_rows: slice | Tensor
+    target_rows: slice | Tensor
+    source_rows: slice | Tensor
 
     @property
     def num_edges(self) -> int:
@@ -36,17 +37,22 @@ class EdgePass:
         return self.bucket.edges[1] - self.bucket.edges[0]
 
     @property
-    def num_targets(self) -> int:
-        """Neurons that are sent a message, each counted once per block."""
+    def shape(self) -> tuple[int, int, int]:
+        """(blocks, targets, sources)."""
         blocks, receivers, senders = self.bucket.block_shape
-        return blocks * (senders if self.is_reverse else receivers)
+        return (blocks, senders, receivers) if self.is_reverse else (blocks, receivers, senders)
+
+    def arrange(self, values: Tensor) -> Tensor:
+        """Values of the bucket's edges ``[..., num_positions]`` as ``[*shape, num_positions]``."""
+        values = values.reshape(*self.bucket.block_shape, -1)
+        return values.transpose(1, 2) if self.is_reverse else values
 
 
 def edge_passes(batch: GraphBatch, *, is_reverse: bool) -> list[EdgePass]:
     """One pass per bucket of a batch."""
     result = []
-    for number, bucket in enumerate(batch.buckets):
-        rows = []
+    for bucket in batch.buckets:
+        rows: list[slice | Tensor] = []
         for which, depth in (
             (bucket.receivers, bucket.receiver_depth),
             (bucket.senders, bucket.sender_depth),
@@ -56,45 +62,43 @@ def edge_passes(batch: GraphBatch, *, is_reverse: bool) -> list[EdgePass]:
                 rows.append(slice(start + which.start, start + which.start + which.length))
             else:
                 rows.append(which.index + start)
-        result.append(EdgePass(bucket, number, is_reverse, rows[0], rows[1]))
+        target, source = reversed(rows) if is_reverse else rows
+        result.append(EdgePass(bucket, is_reverse, target, source))
     return result
 
 
 class Ends:
-    """What both ends of the edges of a pass say: ``target_i + source_j``, and its gradient.
+    """What both ends of the edges of a pass say, and its gradient.
 
     Args:
         edges: The pass.
-        ends: ``[N, 2 * dim]``; the first half is said as the end of a message that receives it, the
-            second as the one that sends.
+        ends: ``[N, 2 * dim]``; the first half is said as a target, the second as a source.
     """
 
     def __init__(self, edges: EdgePass, ends: Tensor) -> None:
-        blocks, receivers, senders = edges.bucket.block_shape
+        blocks, targets, sources = edges.shape
         self.dim = ends.shape[1] // 2
-        first, second = slice(0, self.dim), slice(self.dim, None)
-        self._columns = (second, first) if edges.is_reverse else (first, second)
-        self._rows = edges.receiver_rows, edges.sender_rows
-        of_receivers = ends[self._rows[0], self._columns[0]]
-        of_senders = ends[self._rows[1], self._columns[1]]
-        self._receivers = of_receivers.view(blocks, receivers, 1, self.dim)
-        self._senders = of_senders.view(blocks, 1, senders, self.dim)
+        self._columns = slice(0, self.dim), slice(self.dim, None)
+        self._rows = edges.target_rows, edges.source_rows
+        of_targets = ends[self._rows[0], self._columns[0]].contiguous()
+        of_sources = ends[self._rows[1], self._columns[1]].contiguous()
+        self._of_targets = of_targets.view(blocks, targets, 1, self.dim)
+        self._of_sources = of_sources.view(blocks, 1, sources, self.dim)
         self._gradient: tuple[Tensor, Tensor] | None = None
 
-    def add_to(self, out: Tensor, blocks: slice, receivers: slice) -> None:
-        """Write ``target_i + source_j`` of a tile into ``out [k, r, senders, dim]``."""
-        torch.add(self._receivers[blocks, receivers], self._senders[blocks], out=out)
+    def tile(self, blocks: slice, targets: slice) -> Both:
+        """What is said in a tile."""
+        return Both(self._of_targets[blocks, targets], self._of_sources[blocks])
 
-    def collect(self, gradient: Tensor, blocks: slice, receivers: slice) -> None:
-        """Sum the gradient ``[k, r, senders, dim]`` of a tile at both ends."""
+    def gradient_tile(self, blocks: slice, targets: slice) -> Both:
+        """Where the gradients of what ``tile`` gave go.
+
+        Those of targets are written; those of sources, which are in as many tiles as a block has,
+        are added.
+        """
         if self._gradient is None:
-            self._gradient = (
-                torch.zeros_like(self._receivers[:, :, 0], memory_format=torch.contiguous_format),
-                torch.zeros_like(self._senders[:, 0], memory_format=torch.contiguous_format),
-            )
-        # Each receiver is in one tile; senders are in as many as a block has tiles.
-        torch.sum(gradient, 2, out=self._gradient[0][blocks, receivers])
-        self._gradient[1][blocks] += gradient.sum(1)
+            self._gradient = torch.zeros_like(self._of_targets), torch.zeros_like(self._of_sources)
+        return Both(self._gradient[0][blocks, targets], self._gradient[1][blocks])
 
     def write_gradient(self, out: Tensor) -> None:
         """Add what was collected to ``out [N, 2 * dim]``."""

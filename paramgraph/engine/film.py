@@ -119,19 +119,18 @@ class _FilmFunction(torch.autograd.Function):
     def forward(ctx, spec: _Spec, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         updates, film, sources = spec.read(tensors)
         out: list[Tensor] = []
-        counts: list[Tensor | None] = []
+        states: list[Tensor] = []
         for edges, source in zip(spec.passes, sources, strict=True):
             run = ForwardPass(edges, source, updates, film, keeps_state=spec.keeps_state)
             run.run()
             if run.state is not None:
                 out.append(run.state)
+                states.append(run.state)
             if run.moments is not None:
                 out += run.moments
-            counts += run.ties
         ctx.set_materialize_grads(False)
         ctx.spec = spec
-        ctx.save_for_backward(*tensors, *out, *counts)
-        ctx.num_out = len(out)
+        ctx.save_for_backward(*tensors, *states)
         return tuple(out)
 
     @staticmethod
@@ -140,25 +139,18 @@ class _FilmFunction(torch.autograd.Function):
         spec: _Spec = ctx.spec
         num = 2 * spec.num_updates + 3 + 5 * len(spec.passes)
         saved = ctx.saved_tensors
-        tensors, out, counts = (
-            saved[:num],
-            saved[num : num + ctx.num_out],
-            saved[num + ctx.num_out :],
-        )
+        tensors, states = saved[:num], iter(saved[num:])
+        given = iter(gradients)
         updates, film, sources = spec.read(tensors)
         needs = ctx.needs_input_grad[1:]
         total = Gradients(tensors[: 2 * spec.num_updates + 3])
-        place = 0
         for number, (edges, source) in enumerate(zip(spec.passes, sources, strict=True)):
             state = gradient = moments = None
             if spec.keeps_state:
-                state, gradient = out[place], gradients[place]
-                place += 1
+                state, gradient = next(states), next(given)
             if film is not None:
-                moments = out[place : place + 4], gradients[place : place + 4]
-                place += 4
+                moments = [next(given) for _ in range(4)]
             wanted = needs[2 * spec.num_updates + 3 + 5 * number :][:5]
-            ties = counts[2 * number : 2 * number + 2]
             run = BackwardPass(edges, source, updates, film, total, wanted)
-            run.run(state, gradient, moments, ties)
+            run.run(state, gradient, moments)
         return (None, *total.of_all(len(spec.passes)))

@@ -1,12 +1,12 @@
-"""Tiles of edges that stay in cache, and the buffers that they are computed in, used again."""
+"""Tiles of edges that stay in cache, and the buffers that they are computed in."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,51 +49,52 @@ def tile_bytes(num_bytes: int) -> Iterator[None]:
         _setting.num_bytes = before
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Some edges of a bucket: whole blocks, or some receivers of one block.
+class Tile(NamedTuple):
+    """Some edges of a pass: whole blocks, or some targets of one block.
 
     Attributes:
-        blocks: First and last + 1 block.
-        receivers: First and last + 1 receiver.
-        start: First row in the flat order of edges.
+        blocks: Which blocks.
+        targets: Which targets.
+        rows: Which edges, in the order of the pass.
         num_rows: Number of edges.
     """
 
-    blocks: tuple[int, int]
-    receivers: tuple[int, int]
-    start: int
+    blocks: slice
+    targets: slice
+    rows: slice
     num_rows: int
 
 
-def tiles(num_blocks: int, receivers: int, senders: int, dim: int, like: Tensor) -> Iterator[Tile]:
-    """Cut edges ``[num_blocks, receivers, senders]`` into tiles of a size that fits the device.
+def tiles(num_blocks: int, targets: int, sources: int, dim: int, like: Tensor) -> Iterator[Tile]:
+    """Cut edges ``[num_blocks, targets, sources]`` into tiles of a size that fits the device.
 
     Args:
         num_blocks: Blocks of a bucket.
-        receivers: Of each.
-        senders: Of each.
+        targets: Of each.
+        sources: Of each.
         dim: Width of what is kept per edge.
         like: For the dtype and the device.
     """
-    if not num_blocks * receivers * senders:
+    if not num_blocks * targets * sources:
         return
     rows = max(1, _bytes(like.device) // (dim * like.element_size()))
-    if receivers * senders <= rows:
-        step = rows // (receivers * senders)
+    if targets * sources <= rows:
+        step = rows // (targets * sources)
         for first in range(0, num_blocks, step):
             last = min(first + step, num_blocks)
-            start = first * receivers * senders
-            num = (last - first) * receivers * senders
-            yield Tile((first, last), (0, receivers), start, num)
+            start = first * targets * sources
+            num = (last - first) * targets * sources
+            yield Tile(slice(first, last), slice(0, targets), slice(start, start + num), num)
         return
     # Equal tiles, so that the last one is not a rest of few rows.
-    step = math.ceil(receivers / math.ceil(receivers / max(1, rows // senders)))
+    step = math.ceil(targets / math.ceil(targets / max(1, rows // sources)))
     for block in range(num_blocks):
-        for first in range(0, receivers, step):
-            last = min(first + step, receivers)
-            start = (block * receivers + first) * senders
-            yield Tile((block, block + 1), (first, last), start, (last - first) * senders)
+        for first in range(0, targets, step):
+            last = min(first + step, targets)
+            start = (block * targets + first) * sources
+            num = (last - first) * sources
+            rows = slice(start, start + num)
+            yield Tile(slice(block, block + 1), slice(first, last), rows, num)
 
 
 def _bytes(device: torch.device) -> int:
@@ -106,7 +107,7 @@ def _bytes(device: torch.device) -> int:
 
 
 class Workspace:
-    """Named buffers that are used again: fresh memory costs more than what is written to it.
+    """Named buffers that are used again.
 
     Args:
         like: For the dtype and the device.
@@ -115,17 +116,24 @@ class Workspace:
     def __init__(self, like: Tensor) -> None:
         self._like = like
         self._buffers: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, Sequence[int]], Tensor] = {}
 
-    def get(self, name: str, rows: int, dim: int) -> Tensor:
-        """A buffer ``[rows, dim]`` with any content; the last one of this name is given up."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < rows * dim:
-            buffer = self._buffers[name] = self._like.new_empty(rows * dim)
-        return buffer[: rows * dim].view(rows, dim)
+    def get(self, name: str, shape: Sequence[int]) -> Tensor:
+        """A buffer with any content; the last one of this name is given up."""
+        key = name, shape
+        view = self._views.get(key)
+        if view is None:
+            size = math.prod(shape)
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.numel() < size:
+                buffer = self._buffers[name] = self._like.new_empty(size)
+                self._views = {k: v for k, v in self._views.items() if k[0] != name}
+            view = self._views[key] = buffer[:size].view(shape)
+        return view
 
 
 def workspace(like: Tensor) -> Workspace:
-    """The workspace of this thread, dtype and device."""
+    """A workspace for the dtype and the device of a tensor, of this thread."""
     if _setting.spaces is None:
         _setting.spaces = {}
     key = like.dtype, like.device

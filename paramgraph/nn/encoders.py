@@ -119,13 +119,13 @@ class EdgeEncoder(EdgeLift):
             weight, bias = maps[lift]
             if self.kind is not None:
                 bias = bias + self.kind.weight[_KINDS.index(bucket.kind)]
-            values = standardizer.edges(bucket)
-            values = values.reshape(-1, values.shape[-1])
+            values = standardizer.edges(bucket).flatten(0, 1)
             bases = lift.bases_of(bucket, values)
             is_wave = bool(self.num_frequencies)
             up.append(EdgeSource(None, values, bases[0], is_wave, weight, bias))
             if bases[1] is not None:
-                down.append(EdgeSource(None, values, bases[1], is_wave, weight, bias))
+                reverse = values.transpose(1, 2)  # as ``EdgePass`` has reversed edges
+                down.append(EdgeSource(None, reverse, bases[1], is_wave, weight, bias))
         return up, down if self.is_reversed else None
 
     def _apart(
