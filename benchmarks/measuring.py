@@ -107,9 +107,8 @@ def peak_of(task: Callable[[], object]) -> Peak:
     """Growth of the resident memory while ``task`` runs; for a process made for that."""
     gc.collect()
     _return_free_memory()
-    if _can_reset():
+    if _reset_peak():
         before = _status_kb("VmRSS")
-        _CLEAR_REFS.write_text("5")
         task()
         return Peak((_status_kb("VmHWM") - before) / 1024, "VmHWM")
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KB on Linux
@@ -125,7 +124,7 @@ def _return_free_memory() -> None:
         trim(0)
 
 
-def _can_reset() -> bool:
+def _reset_peak() -> bool:
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:

@@ -120,15 +120,17 @@ def _product_rate(rows: int, inner: int, columns: int, *, over_rows: bool = Fals
     return 2e-9 * rows * inner * columns / seconds
 
 
-def gemm_rate(inner: int, columns: int, *, over_rows: bool = False) -> float:
+def gemm_rate(inner: int, columns: int, *, over_rows: bool = False, is_tall: bool = False) -> float:
     """GFLOP/s of a product with many rows at its best size of tile.
 
     Args:
         inner: Width of what is read.
         columns: Width of what is made.
         over_rows: The gradient of the matrix, a sum over the rows.
+        is_tall: All rows at once, which leave the cache, in place of tiles.
     """
-    return max(_product_rate(rows, inner, columns, over_rows=over_rows) for rows in TILE_ROWS)
+    sizes = (TALL_ROWS,) if is_tall else TILE_ROWS
+    return max(_product_rate(rows, inner, columns, over_rows=over_rows) for rows in sizes)
 
 
 _REDUCED = PASS_ELEMENTS // 32
@@ -182,7 +184,7 @@ def machine_rates(*, num_rows: int = 1_000_000) -> dict[str, float]:
     return found
 
 
-def ideal_step(layout: Layout, *, train: bool) -> list[Item]:
+def ideal_step(layout: Layout, *, train: bool, is_tall: bool = False) -> list[Item]:
     """The parts of a forward pass or a training step of NG-GNN at the rates of this machine.
 
     Per directed edge, d = ``dim`` and K = ``num_frequencies``: 2 * 2K * d operations of the
@@ -195,6 +197,12 @@ def ideal_step(layout: Layout, *, train: bool) -> list[Item]:
     sin and cos of all phases once; per channel of a message one that makes it and one that reduces
     it four ways, in the backward pass four more (made again, gradients of the message, of its scale
     and of its shift); silu once, and once more with its gradient.
+
+    Args:
+        layout: Sizes.
+        train: With the backward pass.
+        is_tall: Products at the rate of many rows at once, as eager code has them, in place of the
+            rate of tiles that stay in the cache.
     """
     d, waves = layout.dim, 2 * layout.num_frequencies
     edges, last = layout.num_directed, layout.num_into_outputs
@@ -202,13 +210,13 @@ def ideal_step(layout: Layout, *, train: bool) -> list[Item]:
 
     def product(name: str, rows: float, inner: int, columns: int, *, leaf: bool = False) -> None:
         amount = 2e-9 * rows * inner * columns
-        items.append(Item(name, amount, gemm_rate(inner, columns), "GFLOP"))
+        items.append(Item(name, amount, gemm_rate(inner, columns, is_tall=is_tall), "GFLOP"))
         if not train:
             return
-        rate = gemm_rate(inner, columns, over_rows=True)
+        rate = gemm_rate(inner, columns, over_rows=True, is_tall=is_tall)
         items.append(Item(f"{name}, gradient of the map", amount, rate, "GFLOP"))
         if not leaf:
-            rate = gemm_rate(columns, inner)
+            rate = gemm_rate(columns, inner, is_tall=is_tall)
             items.append(Item(f"{name}, gradient of what it reads", amount, rate, "GFLOP"))
 
     def elements(name: str, amount: float, kind: str) -> None:

@@ -45,6 +45,8 @@ def stage_tables(stages: dict[str, Any]) -> list[str]:
     if "scaling" in stages:
         text += ["", "## Cost against size: a training step on one INR [2, H, H, 3]", ""]
         text += [*_scaling(stages["scaling"]), "", *_largest(stages["scaling"])]
+    if "largest" in stages:
+        text += ["", "## Large networks that were run within 16 GB", "", *_ran(stages["largest"])]
     if "epoch" in stages:
         text += ["", "## Training throughput on INRs [2, 32, 32, 1]", "", *_epoch(stages["epoch"])]
     return text
@@ -193,11 +195,15 @@ def _roofline(stages: dict[str, Any]) -> list[str]:
     rows = []
     for step in roofline["steps"]:
         taken = times.get((step["row"], step["stage"]))
-        part = "–" if taken is None else f"{step['ideal_ms'] / taken:.0%}"
+        parts = [
+            "–" if taken is None else f"{step[ideal] / taken:.0%}"
+            for ideal in ("ideal_ms", "ideal_tall_ms")
+        ]
         products = sum(p["amount"] for p in step["parts"] if p["unit"] == "GFLOP")
-        cells = [_number(products), _number(step["ideal_ms"]), _number(taken)]
-        rows.append([step["row"], step["stage"], *cells, part])
-    head = ["metanetwork", "stage", "GFLOP of products", "ideal ms", "CPU ms", "part reached"]
+        cells = [_number(products), _number(step["ideal_ms"]), _number(step["ideal_tall_ms"])]
+        rows.append([step["row"], step["stage"], *cells, _number(taken), *parts])
+    head = ["metanetwork", "stage", "GFLOP of products", "ideal ms", "with tall products"]
+    head += ["CPU ms", "part of the ideal", "of that with tall products"]
     text = [*_table(head, rows), ""]
     rates = [[name, _number(rate)] for name, rate in roofline["rates"].items()]
     return [*text, *_table(["ceiling of one thread", "rate"], rates)]
@@ -237,6 +243,18 @@ def _largest(lines: Sequence[dict[str, Any]]) -> list[str]:
             rows.append([line["row"], layout, number, f"H = {found['measured_at']}"])
     head = ["metanetwork", "largest in 16 GB", "parameters", "extrapolated linearly from"]
     return _table(head, rows)
+
+
+def _ran(lines: Sequence[dict[str, Any]]) -> list[str]:
+    rows = []
+    for line in lines:
+        layout = f"[2, {line['width']}, {line['second']}, 3]"
+        if "failed" in line:
+            rows.append([line["row"], layout, *["–"] * 3, line["failed"]])
+            continue
+        cells = [f"{line['num_parameters']:,}", _number(line["cpu_s"]), _number(line["peak_mb"])]
+        rows.append([line["row"], layout, *cells, "fits"])
+    return _table(["metanetwork", "layout", "parameters", "CPU s", "peak MB", ""], rows)
 
 
 def _epoch(lines: Sequence[dict[str, Any]]) -> list[str]:

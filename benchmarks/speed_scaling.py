@@ -16,7 +16,15 @@ import numpy as np
 
 from benchmarks.measuring import peak_in_a_process
 
-__all__ = ["SCALING_ROWS", "draw", "exponent", "largest_width", "scaling_lines"]
+__all__ = [
+    "LARGEST",
+    "SCALING_ROWS",
+    "draw",
+    "exponent",
+    "largest_lines",
+    "largest_width",
+    "scaling_lines",
+]
 
 SCALING_ROWS = (
     "operator, 1 round",
@@ -31,6 +39,13 @@ SCALING_ROWS = (
     "DWSNet",
     "NFN-NP",
     "flat MLP",
+)
+
+#: [2, H, K, 3] that are run to show that a training step fits: row, H, K.
+LARGEST = (
+    ("NG-GNN d=32", 1024, 2048),
+    ("NG-GNN d=32, edges recomputed", 4096, 8192),
+    ("operator, 1 round", 8192, 16384),
 )
 
 
@@ -139,6 +154,30 @@ def largest_width(line: dict[str, Any], *, memory_gb: float = 16.0) -> dict[str,
         "kb_per_parameter": last["kb_per_parameter"],
         "measured_at": last["width"],
     }
+
+
+def largest_lines(
+    *, limit_gb: float = 16.0, progress: Callable[[str], object] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Run a training step on each layout of ``LARGEST``; takes minutes.
+
+    Args:
+        limit_gb: Memory of the process.
+        progress: Called after each.
+    """
+    lines = []
+    for row, first, second in LARGEST:
+        request = {"row": row, "networks": f"large-{first}-{second}", "num": 1}
+        request |= {"stages": ["train"], "limit_gb": limit_gb}
+        found = peak_in_a_process(request, timeout_s=3600)
+        line: dict[str, Any] = {"row": row, "width": first, "second": second, "limit_gb": limit_gb}
+        if "failed" in found:
+            line["failed"] = found["failed"]
+        else:
+            line |= {"num_parameters": found["num_parameters"], **found["train"]}
+        lines.append(line)
+        progress(f"{row}, [2, {first}, {second}, 3]")
+    return lines
 
 
 def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:

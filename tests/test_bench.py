@@ -14,7 +14,7 @@ from benchmarks import roofline, speed, speed_scaling
 from benchmarks.measuring import interleaved, peak_in_a_process, peak_of
 from benchmarks.roofline import Layout, ideal_step
 from benchmarks.speed_claims import Claim, claims
-from benchmarks.speed_cuda import cuda_lines
+from benchmarks.speed_cuda import cuda_lines, on_device
 from benchmarks.speed_document import claim_table, latest_stages, render, stage_tables
 from benchmarks.speed_networks import NETWORKS, make_networks
 from benchmarks.speed_rows import ROWS, make_subject
@@ -51,6 +51,7 @@ def test_the_peak_is_what_was_held_at_once_not_what_is_left() -> None:
     assert 60 < peak.mb < 96
     twice = peak_of(lambda: [hold(64), hold(64)])
     assert 60 < twice.mb < 96
+    assert peak_of(lambda: hold(1)).mb < 16  # what was before does not count
 
 
 def test_a_row_in_a_process_of_its_own_and_one_that_needs_too_much() -> None:
@@ -135,6 +136,24 @@ def test_every_reference_reads_its_networks() -> None:
     assert all(ROWS[row].can_read(name) for name, row in REFERENCES.items())
 
 
+def test_networks_on_a_device_are_the_same_networks() -> None:
+    networks = make_networks("inr", 2)
+    moved = on_device(networks, torch.device("cpu"))
+    expected = make_subject("NG-GNN d=32", networks).forward()
+    for row in ("NG-GNN d=32", "NG-GNN d=32, published twin"):
+        found = make_subject(row, moved, device=torch.device("cpu")).forward()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rows_on_a_gpu() -> None:
+    plan = Plan(("inr",), ("StatNN", "NG-GNN d=32", "NG-GNN d=32, published twin", "NG-T"), num=2)
+    for found in cuda_lines("train", plan, repeats=2):
+        assert found["gpu_ms"] > 0
+        assert found["peak_mb"] > 0
+
+
 # --- scaling
 
 
@@ -214,7 +233,7 @@ def test_scaling_and_throughput_have_promises_too() -> None:
     points = [{"width": width, "kb_per_parameter": 0.1} for width in (512, 1024)]
     slopes = {f"exponent_{q}{end}": 1.2 for q in ("cpu_s", "peak_mb") for end in ("", "_from_256")}
     row = "NG-GNN d=32, edges recomputed"
-    stages = {
+    stages: dict[str, Any] = {
         "scaling": [{"row": row, "points": points, **slopes}],
         "epoch": [
             {"row": "NG-GNN d=32", "num_threads": n, "per_second": 100.0 * n} for n in (1, 2)
@@ -222,6 +241,9 @@ def test_scaling_and_throughput_have_promises_too() -> None:
     }
     found = [(claim.target, claim.is_met) for claim in claims(stages)]
     assert found == [(0.2, True), *[(0.1, False)] * 4, (4096, True), (250.0, False)]
+    stages["largest"] = [{"row": row, "width": 4096, "second": 8192, "failed": "killed"}]
+    assert [claim.value for claim in claims(stages) if "ran in 16 GB" in claim.name] == [0]
+    del stages["largest"]
     stages["scaling"][0]["points"] = points[:1]  # too small for a statement about size
     assert [claim.target for claim in claims(stages)] == [0.2, 250.0]
 
