@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_one_value_that_is_not_finite_is_found(bad: float) -> None:
     values[517] = bad
     assert not _is_finite(values)
     assert _is_finite(torch.empty(3, 0))
+
+
+@pytest.mark.parametrize(("batch_size", "max_edges"), [(7, 10**9), (100, 2000), (100, 10)])
+def test_batches_for_reading_stay_within_both_limits(batch_size: int, max_edges: int) -> None:
+    loaded, seen, sizes = networks(), [], []
+    for batch, numbers in loaded.batches(batch_size, max_edges=max_edges):
+        sizes.append((batch.num_networks, batch.num_edges))
+        seen += numbers.tolist()
+    assert sorted(seen) == list(range(36))
+    assert all(num == 1 or edges <= max_edges for num, edges in sizes)
+    assert max(num for num, _ in sizes) <= batch_size
+    # None could have been joined to the next one.
+    for (num, edges), (other, more) in itertools.pairwise(sizes):
+        assert num == batch_size or edges + more / other > max_edges
 
 
 # --- training

@@ -18,6 +18,9 @@ from paramgraph.zoo import Zoo
 
 __all__ = ["EpochOrder", "LoadedNetworks", "capture_zoo", "load_networks"]
 
+MAX_EDGES = 1_000_000
+"""Edges of a batch where nothing else limits it: about 1 GB of features for most metanetworks."""
+
 
 def capture_zoo(zoo: Zoo) -> dict[str, ParamGraph]:
     """The parameter graph of every architecture of a zoo, by name."""
@@ -76,10 +79,26 @@ class LoadedNetworks:
             pairs.append((graph, values if change is None else change(graph, values)))
         return collate(pairs), numbers
 
-    def batches(self, batch_size: int) -> Iterator[tuple[GraphBatch, Tensor]]:
-        """All networks, architecture by architecture, with their numbers."""
-        for numbers in self.architecture.argsort(stable=True).split(batch_size):
-            yield self.batch(numbers)
+    def batches(
+        self, batch_size: int, *, max_edges: int = MAX_EDGES
+    ) -> Iterator[tuple[GraphBatch, Tensor]]:
+        """All networks, architecture by architecture, with their numbers.
+
+        Args:
+            batch_size: Most networks of a batch.
+            max_edges: Most edges of a batch; a network with more is alone.
+        """
+        sizes = [graph.num_edges for graph in self.graphs]
+        start, edges = 0, 0
+        order = self.architecture.argsort(stable=True)
+        for place, kind in enumerate(self.architecture[order].tolist()):
+            is_full = place - start == batch_size or edges + sizes[kind] > max_edges
+            if place > start and is_full:
+                yield self.batch(order[start:place])
+                start, edges = place, 0
+            edges += sizes[kind]
+        if start < len(order):
+            yield self.batch(order[start:])
 
 
 def load_networks(

@@ -23,7 +23,7 @@ from torch import Tensor
 from paramgraph.nn import Metanetwork
 from paramgraph.storage import write_atomic
 from paramgraph.tasks.config import CHECKPOINTS, TrainConfig
-from paramgraph.tasks.data import LoadedNetworks
+from paramgraph.tasks.data import MAX_EDGES, LoadedNetworks
 from paramgraph.tasks.loading import Prepared
 from paramgraph.tasks.orders import Order
 from paramgraph.tasks.processes import TIMEOUT, Ranks, sum_over_ranks
@@ -80,7 +80,10 @@ class _Module(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Metrics of the whole validation split, computed once, and the mean training loss."""
         networks = self.splits["val"]
-        metrics = self.task.metrics(predict_all(self.metanetwork, networks), networks.target)
+        output = predict_all(
+            self.metanetwork, networks, max_edges=self.config.max_edges or MAX_EDGES
+        )
+        metrics = self.task.metrics(output, networks.target)
         self.metanetwork.train()
         total = sum_over_ranks(torch.stack(self._losses).double().sum())
         values = {"train/loss": float(total) / len(self.splits["train"])}

@@ -16,7 +16,7 @@ from paramgraph.graph import ParamGraph
 from paramgraph.nn import Metanetwork, make_metanetwork
 from paramgraph.tasks.budget import BudgetOrder
 from paramgraph.tasks.config import CHECKPOINTS, RunResult, TrainConfig
-from paramgraph.tasks.data import LoadedNetworks, as_tensor, capture_zoo, load_networks
+from paramgraph.tasks.data import MAX_EDGES, LoadedNetworks, as_tensor, capture_zoo, load_networks
 from paramgraph.tasks.layer_checkpoints import checkpoint_layers
 from paramgraph.tasks.loading import Batches, BatchMaker
 from paramgraph.tasks.orders import EpochOrder, Order
@@ -82,14 +82,14 @@ def train(
         splits[name] = load_networks(part, made_task.label, graphs, device=device, dtype=dtype)
         if not len(splits[name]):
             raise ZooError(f"split {name!r} of the zoo is empty, so there is nothing to train on.")
-    metanetwork = _make_metanetwork(config, made_task, splits["train"], device, dtype)
+    order = _make_order(config, splits["train"], ranks)
+    metanetwork = _make_metanetwork(config, made_task, splits["train"], order, device, dtype)
     if ranks.writes:
         begin_folder(folder, config, task)
-    order = _make_order(config, splits["train"], ranks)
     seconds = _fit(metanetwork, made_task, splits, config, order, folder, resume, progress)
     metrics, outputs = {}, {}
     for name, networks in splits.items():
-        outputs[name] = predict_all(metanetwork, networks)
+        outputs[name] = predict_all(metanetwork, networks, max_edges=config.max_edges or MAX_EDGES)
         metrics[name] = made_task.metrics(outputs[name], networks.target)
     if ranks.writes:
         facts = {"task": task, "zoo": str(zoo.info.get("recipe", "")), "metrics": metrics}
@@ -118,22 +118,39 @@ def _own_device(config: TrainConfig) -> str:
 
 
 def _make_metanetwork(
-    config: TrainConfig, task: Task, networks: LoadedNetworks, device: str, dtype: torch.dtype
+    config: TrainConfig,
+    task: Task,
+    networks: LoadedNetworks,
+    order: Order,
+    device: str,
+    dtype: torch.dtype,
 ) -> Metanetwork:
     """Built from the seed, with statistics of the training split; ready for its precision."""
     torch.manual_seed(config.seed)
     metanetwork = make_metanetwork(config.metanetwork, task.out_dim, **config.options)
-    # Scales of weights from at most 1,024 training networks, spread over all architectures.
-    probe = EpochOrder(networks.architecture, 256, seed=config.seed)
-    sample = [networks.batch(as_tensor(n))[0] for n, _ in zip(probe, range(4), strict=False)]
-    metanetwork.to(device, dtype).fit_statistics(sample)
+    sample = _sample(config, networks, order)
+    batches = [networks.batch(as_tensor(numbers))[0] for numbers in sample]
+    metanetwork.to(device, dtype).fit_statistics(batches)
     if config.precision == "bf16":
         keep_float32(metanetwork)
-        some = networks.batch(as_tensor(next(iter(probe))[:32]))[0]
+        some = networks.batch(as_tensor(sample[0][:32]))[0]
         check_bfloat16(metanetwork, some, name=config.metanetwork)
     if config.checkpoint_layers:
         checkpoint_layers(metanetwork)
     return metanetwork
+
+
+def _sample(config: TrainConfig, networks: LoadedNetworks, order: Order) -> list[list[int]]:
+    """Batches of at most 1,024 training networks, spread over all architectures."""
+    if isinstance(order, EpochOrder):
+        probe = EpochOrder(networks.architecture, 256, seed=config.seed)
+        return [numbers for numbers, _ in zip(probe, range(4), strict=False)]
+    found: list[list[int]] = []
+    for share in (share for step in order.steps() for share in step if share):
+        if found and sum(map(len, found)) + len(share) > 1024:
+            break
+        found.append(share)
+    return found
 
 
 def _make_order(config: TrainConfig, networks: LoadedNetworks, ranks: Ranks) -> Order:
@@ -155,17 +172,28 @@ def _make_order(config: TrainConfig, networks: LoadedNetworks, ranks: Ranks) -> 
 
 @torch.no_grad()
 def predict_all(
-    metanetwork: Metanetwork, networks: LoadedNetworks, *, batch_size: int = 256
+    metanetwork: Metanetwork,
+    networks: LoadedNetworks,
+    *,
+    batch_size: int = 256,
+    max_edges: int = MAX_EDGES,
 ) -> Tensor:
     """Raw outputs for all networks, in the order of the zoo ``[num_networks, out_dim]``.
 
     Where several processes train together, each predicts its share and all get the whole.
+
+    Args:
+        metanetwork: It is put into evaluation mode.
+        networks: To be read.
+        batch_size: Most networks at a time.
+        max_edges: Most edges at a time.
     """
     metanetwork.eval()
     ranks = Ranks.here()
     like = networks.values[0].neurons[0]
     outputs = like.new_zeros(len(networks), metanetwork.out_dim)
-    for index, (batch, numbers) in enumerate(networks.batches(batch_size)):
+    batches = networks.batches(batch_size, max_edges=max_edges)
+    for index, (batch, numbers) in enumerate(batches):
         if index % ranks.num_ranks == ranks.rank:
             outputs[numbers] = metanetwork(batch)
     return sum_over_ranks(outputs)
