@@ -89,7 +89,7 @@ class Symmetry:
             here = take_part(tensor, part.steps)
             for scale in part.scales:
                 if scale.group in self.factors:
-                    here = here * self._part_scale(part, scale).to(here)
+                    here = here * self.part_scale(part, scale).to(here)
             for shift in part.shifts:
                 if shift.group in self.factors:
                     count = self._on_part(part, shift.group, self.factors[shift.group], shift.axis)
@@ -120,7 +120,7 @@ class Symmetry:
         index = _placed(order.reshape(sizes), places, tensor.ndim).expand(tensor.shape)
         return tensor.gather(axis, index)
 
-    def _part_scale(self, part: ParameterPart, scale: PartScale) -> Tensor:
+    def part_scale(self, part: ParameterPart, scale: PartScale) -> Tensor:
         """Factors of a scale group, along the axes of a part."""
         factor = self._power(scale.group, scale.exponent)
         return self._on_part(part, scale.group, factor, scale.axis)

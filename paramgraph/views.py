@@ -10,7 +10,7 @@ from torch import Tensor
 from paramgraph.errors import GraphError
 from paramgraph.structure import ParameterLayout, Split, Step
 
-__all__ = ["get_parameter", "part_sizes", "set_parameter", "take_part"]
+__all__ = ["get_parameter", "joined_axes", "part_sizes", "set_parameter", "take_part"]
 
 
 def take_part(tensor: Tensor, steps: Sequence[Step], *, lead: int = 0) -> Tensor:
@@ -39,6 +39,27 @@ def take_part(tensor: Tensor, steps: Sequence[Step], *, lead: int = 0) -> Tensor
         else:
             tensor = tensor.squeeze(axis)
     return tensor
+
+
+def joined_axes(sizes: Sequence[int], shape: Sequence[int]) -> list[list[int]]:
+    """Which neighbouring axes of ``sizes`` a reshape joins to each axis of ``shape``.
+
+    Example:
+        >>> joined_axes((12, 64, 768), (1, 768, 768, 1))
+        [[], [0, 1], [2], []]
+    """
+    groups: list[list[int]] = []
+    axis = 0
+    for length in shape:
+        group: list[int] = []
+        product = 1
+        while axis < len(sizes) and (product < length or (length == 1 and sizes[axis] == 1)):
+            product *= sizes[axis]
+            group.append(axis)
+            axis += 1
+        groups.append(group)
+    groups[-1] += range(axis, len(sizes))  # axes of length 1 at the end
+    return groups
 
 
 def part_sizes(layout: ParameterLayout) -> list[int]:

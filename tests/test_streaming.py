@@ -1,10 +1,11 @@
-"""Networks in files: the same outputs as in memory, whatever the views; errors that name the key."""
+"""Networks in files: the same outputs as in memory, whatever the views; errors name the key."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def mlp() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers), torch.randn(4, 3)
 
 
-def hazard(name: str) -> Callable[[], tuple[nn.Module, Tensor]]:
+def hazard(name: str) -> Callable[[], tuple[nn.Module, Any]]:
     return lambda: (copy.deepcopy(HAZARDS[name].network), HAZARDS[name].example_inputs)
 
 

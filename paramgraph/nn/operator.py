@@ -32,7 +32,7 @@ from paramgraph.nn.probes import ProbePoints, neuron_answers
 from paramgraph.nn.pushes import HeldWeights, Weights
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.nn.sweeps import Filled, Levels, Round, Signals
-from paramgraph.nn.typed import NeuronTypes, TypedReadout
+from paramgraph.nn.typed import NeuronTypes, ReadRows, TypedReadout
 
 __all__ = ["OperatorMetanetwork"]
 
@@ -169,14 +169,14 @@ class OperatorMetanetwork(Metanetwork):
         signals = read.signals
         if self.level == "parameter":
             return self.entries(batch, read.levels, signals, self.standardizer)
-        h, g = torch.cat(signals.primal), torch.cat(signals.dual)
         if self.level == "neuron":
+            h, g = torch.cat(signals.primal), torch.cat(signals.dual)
             return self.head(self.readout(read.behind, h, g, read.context))
         num = batch.num_networks
         # Sets: hidden neurons, inputs, outputs, and fixed ones, which are not read.
         place = per_layout(batch, "places", lambda: batch.kind.new_tensor([1, 0, 2, 3])[batch.kind])
         sets = place * num + batch.network
-        means = self.readout.means(read.behind, h, g, read.context, sets, 4 * num)
+        means = self.readout.means(_rows_of(batch, read, sets), 4 * num)
         known = [*means.reshape(4, num, -1)[:3]]
         if answers is not None:
             # What the network returns counts as it is, too, beside which output returns it.
@@ -204,7 +204,8 @@ class OperatorMetanetwork(Metanetwork):
             statistics = torch.stack([wave, statistics[:, 1]], dim=1)
         bias = self.bias_map(statistics[:, :2])
         levels = Levels(batch, before, arrivals, context, bias, phase=self.phase)
-        signals = Signals.start(*self._start_by_level(batch, answers))
+        start = self._start_by_level(batch, answers)
+        signals = Signals.start(*start, keeps_messages=self.level == "parameter")
         for layer in self.rounds:
             signals = layer(batch, levels, weights, signals)
         filled = signals.filled(levels.bias)
@@ -247,6 +248,17 @@ def _of_kind(batch: GraphBatch, kind: int) -> tuple[Tensor, Tensor]:
     """Rows of inputs or outputs, and their numbers."""
     rows = (batch.kind == kind).nonzero()[:, 0]
     return rows, batch.identity[rows].clamp(min=0)
+
+
+def _rows_of(batch: GraphBatch, read: _Read, sets: Tensor) -> list[ReadRows]:
+    """All neurons at once, or without derivatives level by level, which needs no copies."""
+    h, g = read.signals.primal, read.signals.dual
+    if torch.is_grad_enabled():
+        whole = (torch.cat(h), torch.cat(g), read.context, sets)
+        return [ReadRows(read.behind, *whole)]
+    levels = read.levels
+    rows = zip(levels.types, h, g, levels.context, batch.split(sets), strict=True)
+    return [ReadRows(*row) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ made of strides, and the system reads pages when a tile is worked on and may dro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from paramgraph.errors import GraphError
 from paramgraph.graph import ParamGraph
 from paramgraph.structure import EntryView, ParameterLayout
-from paramgraph.views import take_part
+from paramgraph.views import joined_axes, take_part
 
 __all__ = ["TensorFiles", "Tile"]
 
@@ -72,8 +72,8 @@ class TensorFiles:
         if not stored or stored[0] not in self._tensors:
             raise GraphError(
                 f"no tensor {name!r} of shape {_text(shape)} in {files}, which has "
-                f"{len(self._tensors)} tensors: {_some(self._tensors)}. The files belong to another "
-                "architecture, or a shard is missing."
+                f"{len(self._tensors)} tensors: {_some(self._tensors)}. The files belong to "
+                "another architecture, or a shard is missing."
             )
         for one in stored:
             tensor, path = self._tensors[one], self._files[one]
@@ -94,8 +94,8 @@ class TensorFiles:
         extra = [name for name in self._tensors if name not in known]
         if extra:
             raise GraphError(
-                f"{len(extra)} tensors belong to no parameter of {graph.name!r}: {_some(extra)} (in "
-                f"{self._files[extra[0]]}). Capture the network that the file belongs to, or pass "
+                f"{len(extra)} tensors belong to no parameter of {graph.name!r}: {_some(extra)} "
+                f"(in {self._files[extra[0]]}). Capture the network that the file is of, or pass "
                 "strict=False to leave them out."
             )
 
@@ -116,17 +116,21 @@ class TensorFiles:
         return Entries(part.permute(view.order), view.shape)
 
 
+@dataclass(frozen=True)
 class Tile:
-    """Some receivers of some blocks.
+    """Some receivers and senders of some blocks.
 
     Attributes:
-        blocks: First and last + 1 block.
-        receivers: First and last + 1 receiver of each of them.
+        blocks: Which blocks.
+        receivers: Which receivers of each of them.
+        senders: Which senders.
         values: ``[blocks, receivers, senders, positions]``.
     """
 
-    def __init__(self, blocks: tuple[int, int], receivers: tuple[int, int], values: Tensor) -> None:
-        self.blocks, self.receivers, self.values = blocks, receivers, values
+    blocks: slice
+    receivers: slice
+    senders: slice
+    values: Tensor
 
 
 class Entries:
@@ -143,7 +147,7 @@ class Entries:
         try:
             self._whole = mapped.view(shape)
         except RuntimeError:  # the joined axes do not lie behind each other in memory
-            self._mapped, self._groups = mapped, _groups(mapped.shape, shape)
+            self._mapped, self._groups = mapped, joined_axes(mapped.shape, shape)
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """All of it (biases and the like)."""
@@ -153,53 +157,33 @@ class Entries:
     def tiles(self, dtype: torch.dtype, size: int) -> Iterator[Tile]:
         """Blocks ``[blocks, receivers, senders, positions]``, about ``size`` entries at a time."""
         blocks, receivers, senders, positions = self.shape
-        each = receivers * senders * positions
-        if each <= size:
-            step = max(1, size // max(each, 1))
-            for start in range(0, blocks, step):
-                stop = min(start + step, blocks)
-                values = self._cut(start, stop, 0, receivers)
-                yield Tile((start, stop), (0, receivers), values.to(dtype))
-            return
-        step = max(1, size // (senders * positions))
-        for block in range(blocks):
-            for start in range(0, receivers, step):
-                stop = min(start + step, receivers)
-                values = self._cut(block, block + 1, start, stop)
-                yield Tile((block, block + 1), (start, stop), values.to(dtype))
+        # What is cut is the axis along which neighbours lie far from each other.
+        is_turned = self._whole is not None and self._whole.stride(2) > self._whole.stride(1)
+        along, across = (senders, receivers) if is_turned else (receivers, senders)
+        num_rows = max(1, size // max(1, across * positions))
+        num_blocks = max(1, num_rows // max(1, along))
+        for start in range(0, blocks, num_blocks):
+            block = slice(start, min(start + num_blocks, blocks))
+            for first in range(0, along, num_rows):
+                rows = slice(first, min(first + num_rows, along))
+                places = (slice(0, receivers), rows) if is_turned else (rows, slice(0, senders))
+                yield Tile(block, *places, self._cut(block, *places).to(dtype))
 
-    def _cut(self, first: int, last: int, start: int, stop: int) -> Tensor:
+    def _cut(self, block: slice, receivers: slice, senders: slice) -> Tensor:
         if self._whole is not None:
-            return self._whole[first:last, start:stop]
+            return self._whole[block, receivers, senders]
         # Rows of joined axes are gathered; what is gathered is one tile.
         found = self._mapped
-        for axis, (low, high) in reversed([*enumerate(((first, last), (start, stop)))]):
+        for axis, rows in ((1, receivers), (0, block)):
             axes = self._groups[axis]
             if not axes:
                 continue
             sizes = [self._mapped.shape[i] for i in axes]
-            numbers = torch.unravel_index(torch.arange(low, high), sizes)
-            before = (slice(None),) * axes[0]
-            found = found[(*before, *numbers)]
-        return found.reshape(last - first, stop - start, *self.shape[2:])
-
-
-def _groups(sizes: Sequence[int], shape: Sequence[int]) -> list[list[int]]:
-    """Which neighbouring axes are joined to each axis of ``shape``."""
-    groups: list[list[int]] = []
-    axis = 0
-    for length in shape:
-        group: list[int] = []
-        while axis < len(sizes) and math.prod(sizes[i] for i in [*group, axis]) <= length:
-            if sizes[axis] == 1 and math.prod(sizes[i] for i in group) == length and group:
-                break
-            group.append(axis)
-            axis += 1
-        groups.append(group)
-    while axis < len(sizes):  # axes of length 1 at the end
-        groups[-1].append(axis)
-        axis += 1
-    return groups
+            numbers = torch.unravel_index(torch.arange(rows.start, rows.stop), sizes)
+            at: list[slice | Tensor] = [slice(None)] * axes[0]
+            found = found[tuple([*at, *numbers])]
+        num = block.stop - block.start, receivers.stop - receivers.start
+        return found.reshape(*num, *self.shape[2:])
 
 
 def _open(path: Path) -> dict[str, Tensor]:

@@ -105,24 +105,27 @@ class StreamedWeights:
         is_squared: bool = False,
     ) -> Tensor:
         dim = signal.shape[1]
-        rows = bucket.senders if backward else bucket.receivers
-        result = signal.new_zeros(rows.length, dim)
+        num_rows = (bucket.senders if backward else bucket.receivers).length
+        result = signal.new_zeros(num_rows, dim)
         for here in self._blocks(bucket):
             block = here.block
-            source, target = (
-                (here.receivers, here.senders) if backward else (here.senders, here.receivers)
-            )
-            given = signal[source].view(block.num_blocks, -1, dim)
-            out = result[target].view(block.num_blocks, -1, dim)
+            rows = (here.receivers, here.senders) if backward else (here.senders, here.receivers)
+            given = signal[rows[0]].reshape(block.num_blocks, -1, dim)
+            out = result[rows[1]].view(block.num_blocks, -1, dim)
             for tile in self._tiles(block, signal.dtype):
                 weights = tile.values
                 if is_squared:
                     weights = weights.square().mean(-1, keepdim=True)
-                blocks, receivers = slice(*tile.blocks), slice(*tile.receivers)
+                source, target = tile.senders, tile.receivers
                 if backward:
-                    _add_product(out[blocks], weights, psi, given[blocks, receivers], backward=True)
-                else:
-                    _add_product(out[blocks, receivers], weights, psi, given[blocks])
+                    source, target = target, source
+                _add_product(
+                    out[tile.blocks, target],
+                    weights,
+                    psi,
+                    given[tile.blocks, source],
+                    backward=backward,
+                )
         return result
 
     def _blocks(self, bucket: Bucket) -> Iterator[_Rows]:
@@ -143,11 +146,12 @@ class StreamedWeights:
         # A constant: one number, in the shape of a block.
         blocks, receivers, senders, positions = block.shape
         values = torch.full((), block.constant, dtype=dtype)
-        step = max(1, self._tile // max(1, senders * positions))
-        for number in range(0, blocks, max(1, step // max(1, receivers))):
-            last = min(number + max(1, step // max(1, receivers)), blocks)
-            shape = (last - number, receivers, senders, positions)
-            yield Tile((number, last), (0, receivers), values.expand(shape))
+        step = max(1, self._tile // max(1, receivers * senders * positions))
+        whole = slice(0, receivers), slice(0, senders)
+        for start in range(0, blocks, step):
+            some = slice(start, min(start + step, blocks))
+            shape = (some.stop - start, receivers, senders, positions)
+            yield Tile(some, *whole, values.expand(shape))
 
     def _squares_of(self, bucket: Bucket) -> Squares:
         """Sums and maxima of squares, which are finite only if all weights are."""
@@ -171,14 +175,15 @@ class StreamedWeights:
             ]
             entries = self._files.entries(block.view)
             for tile in entries.tiles(dtype, min(self._tile, _TILE_OF_SQUARES)):
-                square = squares_of(tile.values)
-                num = tile.blocks[1] - tile.blocks[0]
-                rows = slice(*tile.blocks), slice(*tile.receivers)
-                totals[0][rows] = square.to_receivers[0].view(num, -1)
-                totals[1][rows] = square.to_receivers[1].view(num, -1)
-                totals[2][rows[0]] += square.to_senders[0].view(num, -1)
-                high = totals[3][rows[0]]
-                torch.maximum(high, square.to_senders[1].view(num, -1), out=high)
+                part = squares_of(tile.values)
+                num = tile.blocks.stop - tile.blocks.start
+                rows = (tile.blocks, tile.receivers), (tile.blocks, tile.senders)
+                ends = part.to_receivers, part.to_senders
+                for place, (total, high), (sums, tops) in zip(
+                    rows, ends, (totals[:2], totals[2:]), strict=True
+                ):
+                    sums[place] += total.view(num, -1)
+                    tops[place] = torch.maximum(tops[place], high.view(num, -1))
             if not bool(totals[0].isfinite().all()):
                 raise _not_finite(self._files.place(block.view))
             found.append([total.reshape(-1) for total in totals])
@@ -192,7 +197,7 @@ _TILE_OF_SQUARES = 2**17  # passed over several times, so it is to stay in the c
 def _add_product(
     out: Tensor, weights: Tensor, psi: Tensor | None, signal: Tensor, *, backward: bool = False
 ) -> None:
-    """Add ``weights [b, R, S, P]`` times ``signal [b, S, dim]`` (``[b, R, dim]`` backward) to out."""
+    """Add ``weights [b, R, S, P]`` times ``signal [b, S, dim]`` to ``out [b, R, dim]``."""
     if weights.shape[1] == weights.shape[2] == 1 and weights.shape[3] == 1:
         out.addcmul_(weights[..., 0], signal)
         return

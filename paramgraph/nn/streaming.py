@@ -124,8 +124,8 @@ def _check(metanetwork: nn.Module) -> None:
     kind = type(metanetwork).__name__
     if not isinstance(metanetwork, OperatorMetanetwork):
         raise TypeError(
-            f"streaming is for the operator metanetwork, got {kind}: others keep something for every "
-            'weight. Use make_metanetwork("operator", ...), or load the weights and collate them.'
+            f"streaming is for the operator metanetwork, got {kind}: others keep something for "
+            'every weight. Use make_metanetwork("operator", ...), or load and collate the weights.'
         )
     if metanetwork.probes is not None:
         raise ValueError(

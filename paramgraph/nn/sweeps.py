@@ -29,8 +29,8 @@ class Signals:
     Attributes:
         primal: h, scales like what readers see of a neuron.
         dual: g, scales like the gradient with respect to it.
-        arrived: What last arrived forwards, before the activation (zeros where nothing did).
-        returned: What last came back (zeros where nothing did).
+        arrived: What last arrived forwards, before the activation; empty where it is not wanted.
+        returned: What last came back; empty where it is not wanted.
         gain: Of ``Arrivals``, in the last sweep; ``None`` for 1.
     """
 
@@ -41,10 +41,16 @@ class Signals:
     gain: Sequence[Tensor | None]
 
     @staticmethod
-    def start(primal: Sequence[Tensor | None], dual: Sequence[Tensor | None]) -> Signals:
-        """Nothing has arrived yet."""
+    def start(
+        primal: Sequence[Tensor | None],
+        dual: Sequence[Tensor | None],
+        *,
+        keeps_messages: bool = True,
+    ) -> Signals:
+        """Nothing has arrived yet; messages are kept where they are wanted."""
         none = [None] * len(primal)
-        return Signals(primal, dual, none, none, none)
+        messages = none if keeps_messages else []
+        return Signals(primal, dual, messages, messages, none)
 
     def filled(self, like: Sequence[Tensor]) -> Filled:
         """With zeros in place of ``None``; ``like`` has the shape of each level."""
@@ -52,7 +58,7 @@ class Signals:
         def fill(rows: Sequence[Tensor | None]) -> list[Tensor]:
             return [
                 torch.zeros_like(known) if row is None else row
-                for row, known in zip(rows, like, strict=True)
+                for row, known in zip(rows, like, strict=False)
             ]
 
         return Filled(
@@ -202,6 +208,8 @@ class Round(nn.Module):
         psi = _operators_of(self.forward_positions, levels)
         for level in range(len(batch.levels)):
             self._forward_level(work, context[level], psi, level)
+        # On the way back only products need what was sent.
+        work.sent = {level: sent for level, sent in work.sent.items() if levels.factors[level]}
         psi = _operators_of(self.backward_positions, levels)
         for level in reversed(range(len(batch.levels))):
             self._backward_level(work, context[level], psi, level)
@@ -215,7 +223,8 @@ class Round(nn.Module):
         if message is None and fixed is not None:
             message = torch.zeros_like(levels.bias[level])
         if message is not None:
-            work.arrived[level] = message
+            if work.arrived:
+                work.arrived[level] = message
             gain = levels.arrivals[level].gain(message, levels.bias[level])
             work.gains[level] = gain
             bias = levels.arrivals[level].bias(levels.bias[level], gain)
@@ -232,7 +241,8 @@ class Round(nn.Module):
         levels, own, gain = work.levels, work.g[level], work.gains[level]
         message = work.backward_message(psi, level)
         if message is not None:
-            work.returned[level] = message
+            if work.returned:
+                work.returned[level] = message
             bias = levels.arrivals[level].bias(levels.bias[level], gain)
             facts = bias, work.h[level], context
             update = self.dual(levels.types[level], own, message, *facts, is_dual=True)

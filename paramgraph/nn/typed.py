@@ -8,7 +8,8 @@ not change. Free neurons get a plain MLP.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -27,6 +28,7 @@ __all__ = [
     "SCALE",
     "SIGN",
     "NeuronTypes",
+    "ReadRows",
     "TypedReadout",
     "TypedUpdate",
     "unit",
@@ -83,12 +85,13 @@ class TypedUpdate(nn.Module):
 
         ``None`` stands for zeros, which cost nothing.
         """
-        functions = {
+        functions: dict[int, Callable[..., Tensor]] = {
             FREE: self._of_free,
             SIGN: self._of_sign,
             SCALE: partial(self._of_scale, is_dual=is_dual, has_sign=True),
             POSITIVE: partial(self._of_scale, is_dual=is_dual, has_sign=False),
         }
+        functions = {kind: partial(_by_tiles, function) for kind, function in functions.items()}
         return types.apply(functions, own, message, bias, other, context)
 
     def _of_free(
@@ -129,6 +132,22 @@ class TypedUpdate(nn.Module):
         partner = b * o if is_dual else b * x
         direction = unit(z).abs() if has_sign else unit(z)
         return self.scale_map(z) * self.scale_gate(torch.cat([direction, o * x, partner, c], dim=1))
+
+
+_NUM_ROWS = 2048
+
+
+def _by_tiles(function: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
+    """``function`` of some rows at a time: without derivatives what it computes stays in the cache.
+
+    With derivatives everything is kept anyway.
+    """
+    num = max(0 if part is None else len(part) for part in rows)
+    if num <= _NUM_ROWS or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(*rows)
+    starts = range(0, num, _NUM_ROWS)
+    tiles = ([None] * len(starts) if part is None else part.split(_NUM_ROWS) for part in rows)
+    return torch.cat([function(*tile) for tile in zip(*tiles, strict=True)])
 
 
 @torch.no_grad()
@@ -177,6 +196,25 @@ class _Gate(nn.Module):
         return dropout(like.new_ones(len(like), self.last.in_features))
 
 
+@dataclass(frozen=True)
+class ReadRows:
+    """Some neurons, for ``TypedReadout.means``.
+
+    Attributes:
+        types: Of the neurons.
+        h: Primal features ``[n, dim]``.
+        g: Dual features ``[n, dim]``.
+        context: Facts ``[n, context_dim]``.
+        index: Which set a neuron belongs to ``[n]``.
+    """
+
+    types: NeuronTypes
+    h: Tensor
+    g: Tensor
+    context: Tensor
+    index: Tensor
+
+
 class TypedReadout(nn.Module):
     """What no symmetry changes about a neuron: rho(h) + rho(-h) for signs, directions for scales.
 
@@ -209,36 +247,46 @@ class TypedReadout(nn.Module):
         }
         return types.apply(functions, h, g, context)
 
-    def means(
-        self, types: NeuronTypes, h: Tensor, g: Tensor, context: Tensor, index: Tensor, num: int
-    ) -> Tensor:
+    def means(self, rows: Iterable[ReadRows], num: int) -> Tensor:
         """Means ``[num, dim]`` of the values of the neurons of each set (0 without neurons).
 
         The last linear map comes after the sum: it is applied to sets, not to neurons.
 
         Args:
-            types: Of the neurons.
-            h: Primal features ``[n, dim]``.
-            g: Dual features ``[n, dim]``.
-            context: Facts ``[n, context_dim]``.
-            index: Which set a neuron belongs to ``[n]``.
+            rows: Neurons, in any number of pieces.
             num: Number of sets.
         """
-        rows = [types.select(tensor) for tensor in (h, g, context, index)]
-        total, count = h.new_zeros(()), h.new_zeros(())
-        for kind in types.present:
-            known = rows[0][kind], rows[1][kind], rows[2][kind]
-            place = rows[3][kind]
-            first, last = self._maps(kind)
-            if kind == SIGN:
-                pooled = mirrored_sums(known, place, num, first.weight, first.bias)
-            else:
-                hidden = self._hidden(kind, *known)
-                pooled = hidden.new_zeros(num, hidden.shape[1]).index_add(0, place, hidden)
-            size = h.new_zeros(num).index_add(0, place, h.new_ones(len(place)))[:, None]
-            total = total + pooled @ last.weight.t() + size * last.bias
-            count = count + size
-        return total / count.clamp(min=1)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for piece in rows:
+            parts = (piece.h, piece.g, piece.context, piece.index)
+            cut = [piece.types.select(part) for part in parts]
+            for kind in piece.types.present:
+                h, g, c, place = (part[kind] for part in cut)
+                pooled = self._pooled(kind, (h, g, c), place, num)
+                size = h.new_zeros(num).index_add(0, place, h.new_ones(len(place)))[:, None]
+                if kind in found:
+                    pooled, size = pooled + found[kind][0], size + found[kind][1]
+                found[kind] = pooled, size
+        values = []
+        for kind, (pooled, size) in found.items():
+            last = self._maps(kind)[1]
+            values.append(pooled @ last.weight.t() + size * last.bias)
+        count = torch.stack([size for _, size in found.values()]).sum(0)
+        return torch.stack(values).sum(0) / count.clamp(min=1)
+
+    def _pooled(
+        self, kind: int, rows: tuple[Tensor, Tensor, Tensor], place: Tensor, num: int
+    ) -> Tensor:
+        """Sums ``[num, 2 * dim]`` of what the last linear map is applied to."""
+        first = self._maps(kind)[0]
+        if kind == SIGN:
+            return mirrored_sums(rows, place, num, first.weight, first.bias)
+        pooled = rows[0].new_zeros(num, first.out_features)
+        rows_at_once = len(place) if torch.is_grad_enabled() else _NUM_ROWS
+        tiles = zip(*(t.split(max(1, rows_at_once)) for t in (*rows, place)), strict=True)
+        for h, g, c, here in tiles:
+            pooled = pooled.index_add(0, here, self._hidden(kind, h, g, c))
+        return pooled
 
     def _maps(self, kind: int) -> tuple[nn.Linear, nn.Linear]:
         """The first and the last linear map for a type."""
