@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,14 +13,11 @@ from torch import Tensor
 import paramgraph as pg
 from paramgraph.batch import GraphBatch, Rows
 from paramgraph.engine import (
-    BucketMoments,
-    Moments,
     add_rows,
     edge_index,
     push,
     receivers_of,
     senders_of,
-    slow_moments,
     slow_push,
 )
 from paramgraph.structure import Activation, EdgeKind
@@ -75,18 +72,6 @@ def operators(batch: GraphBatch, num_operators: int) -> list[Tensor]:
         weights = bucket.values if len(bucket.positions) == 1 else bucket.values @ psi
         result.append(weights.detach().clone().requires_grad_())
     return result
-
-
-def moments(
-    batch: GraphBatch, messages: Callable[[int], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Statistics of the messages to receivers and to senders of each bucket."""
-    total = Moments(batch)
-    for number, bucket in enumerate(batch.buckets):
-        up, down = messages(number)
-        total.add(bucket, BucketMoments.of(up, 2))
-        total.add(bucket, BucketMoments.of(down, 1), to_senders=True)
-    return total.finish()
 
 
 @pytest.mark.parametrize("num_operators", [1, 3])
@@ -186,43 +171,6 @@ def test_senders_and_receivers_are_the_ends_of_each_edge(batch: GraphBatch) -> N
         got = receivers_of(levels[bucket.receiver_depth], bucket).expand(shape).reshape(-1, DIM)
         assert torch.equal(sent, features[index[0, start:end]])
         assert torch.equal(got, features[index[1, start:end]])
-
-
-def test_moments_equal_their_slow_twin(batch: GraphBatch) -> None:
-    up, down = (random(batch.num_edges, DIM, seed=s).requires_grad_() for s in (1, 2))
-    to_receivers, to_senders = batch.split_edges(up), batch.split_edges(down)
-    fast, count = moments(batch, lambda number: (to_receivers[number], to_senders[number]))
-    index = edge_index(batch)
-    assert_same_gradients(fast, slow_moments(up, down, index, batch.num_neurons), [up, down])
-    degree = torch.bincount(index.reshape(-1), minlength=batch.num_neurons)
-    assert count[:, 0].tolist() == degree.tolist()
-
-
-def test_moments_of_equal_messages_have_no_spread(batch: GraphBatch) -> None:
-    def same(number: int) -> tuple[Tensor, Tensor]:
-        shape = (*batch.buckets[number].block_shape, 2)
-        return (torch.full(shape, 3.0, dtype=torch.float64),) * 2
-
-    statistics, count = moments(batch, same)
-    arrived = statistics[count[:, 0] > 0]
-    expected = torch.tensor([3.0] * 6 + [1e-5**0.5] * 2, dtype=torch.float64)
-    torch.testing.assert_close(arrived, expected.expand_as(arrived))
-    assert not statistics[count[:, 0] == 0].any()
-
-
-def test_moments_can_be_filled_one_way_only() -> None:
-    batch = pg.collate([pair("mlp", 0)])
-    total = Moments(batch)
-    for bucket in batch.buckets:
-        messages = bucket.values[..., 0, None].reshape(*bucket.block_shape, 1)
-        total.add(bucket, BucketMoments.of(messages, 2))
-    statistics, count = total.finish()
-    weight = by_name("mlp").make().double()
-    randomise(weight, 0)
-    mean = weight.state_dict()["0.weight"].mean(1)
-    torch.testing.assert_close(statistics[3:8, 0], mean)
-    assert not statistics[:3].any()  # nothing arrives at the inputs
-    assert count[:, 0].tolist() == [0] * 3 + [3] * 5 + [5] * 4 + [4] * 2
 
 
 @pytest.mark.parametrize("start", [None, 1.0], ids=["to nothing", "to a level"])

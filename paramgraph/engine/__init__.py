@@ -8,23 +8,23 @@ to check the fast form against.
 from paramgraph.engine.blocks import add_rows, push, receivers_of, senders_of
 from paramgraph.engine.edge_pass import EdgePass, edge_passes
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeUpdate, FilmWeights
-from paramgraph.engine.film import FilmResult, film_pass
-from paramgraph.engine.moments import BucketMoments, Moments
+from paramgraph.engine.film import film_pass
+from paramgraph.engine.moments import MessageTotals, message_statistics, num_messages
 from paramgraph.engine.slow import edge_index, slow_moments, slow_push
 from paramgraph.engine.tiles import tile_bytes
 
 __all__ = [
-    "BucketMoments",
     "EdgePass",
     "EdgeSource",
     "EdgeUpdate",
-    "FilmResult",
     "FilmWeights",
-    "Moments",
+    "MessageTotals",
     "add_rows",
     "edge_index",
     "edge_passes",
     "film_pass",
+    "message_statistics",
+    "num_messages",
     "push",
     "receivers_of",
     "senders_of",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from paramgraph.batch import Bucket, GraphBatch
 from paramgraph.engine.kernels import Both
+from paramgraph.engine.tiles import Tiles
 
 __all__ = ["EdgePass", "Ends", "edge_passes"]
 
@@ -86,19 +87,20 @@ class Ends:
         self._of_sources = of_sources.view(blocks, 1, sources, self.dim)
         self._gradient: tuple[Tensor, Tensor] | None = None
 
-    def tile(self, blocks: slice, targets: slice) -> Both:
-        """What is said in a tile."""
-        return Both(self._of_targets[blocks, targets], self._of_sources[blocks])
+    def cut(self, tiles: Tiles) -> list[Both]:
+        """What is said in each tile."""
+        parts = tiles.of_targets(self._of_targets), tiles.of_blocks(self._of_sources)
+        return [Both(*both) for both in zip(*parts, strict=True)]
 
-    def gradient_tile(self, blocks: slice, targets: slice) -> Both:
-        """Where the gradients of what ``tile`` gave go.
+    def cut_gradient(self, tiles: Tiles) -> list[Both]:
+        """Where the gradients of what ``cut`` gave go.
 
         Those of targets are written; those of sources, which are in as many tiles as a block has,
         are added.
         """
-        if self._gradient is None:
-            self._gradient = torch.zeros_like(self._of_targets), torch.zeros_like(self._of_sources)
-        return Both(self._gradient[0][blocks, targets], self._gradient[1][blocks])
+        self._gradient = torch.empty_like(self._of_targets), torch.zeros_like(self._of_sources)
+        parts = tiles.of_targets(self._gradient[0]), tiles.of_blocks(self._gradient[1])
+        return [Both(*both) for both in zip(*parts, strict=True)]
 
     def write_gradient(self, out: Tensor) -> None:
         """Add what was collected to ``out [N, 2 * dim]``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paramgraph.engine.edge_pass import EdgePass, Ends
 from paramgraph.engine.kernels import FilmTile, RawTile, UpdateTile
-from paramgraph.engine.tiles import Tile, tiles, workspace
+from paramgraph.engine.tiles import Tiles, workspace
 
 __all__ = ["EdgeSource", "EdgeTiles", "EdgeUpdate", "FilmWeights"]
 
@@ -87,41 +87,44 @@ class EdgeTiles:
         self.like = like
         self.space = workspace(like)
         self.dim = like.shape[-1]
+        self.tiles = Tiles(edges.shape, self.dim, like)
         self.weights = [update.weight for update in updates]
         self.ends = [Ends(edges, update.ends) for update in updates]
         self.film_ends = None if film is None else Ends(edges, film.ends)
 
-    def tiles(self) -> Iterator[Tile]:
-        """All tiles of the pass."""
-        return tiles(*self.edges.shape, self.dim, self.like)
-
-    def of_targets(self, rows: Tensor, tile: Tile) -> Tensor:
-        """Of ``rows [num_targets, dim]`` those of a tile ``[k, t, dim]``."""
-        return rows.view(*self.edges.shape[:2], self.dim)[tile.blocks, tile.targets]
-
-    def source_of(self, tile: Tile) -> Tensor | RawTile:
-        """Features before the updates, stored or raw."""
+    def source_tiles(self) -> Sequence[Tensor | RawTile]:
+        """Features before the updates, stored or raw, of each tile."""
         source = self.source
         if source.state is not None:
-            return source.state[tile.rows]
+            return self.tiles.of_rows(source.state)
         assert source.bias is not None
         if source.weight is None:
-            return source.bias.expand(tile.num_rows, -1).contiguous()
+            return [source.bias.expand(num, -1).contiguous() for num in self.tiles.num_rows]
         assert source.values is not None
         assert source.basis is not None
-        values = source.values[tile.blocks, tile.targets].reshape(tile.num_rows, -1)
-        return RawTile(values, source.basis, source.is_wave, source.weight, source.bias)
-
-    def updates_of(self, tile: Tile) -> list[UpdateTile]:
-        """Weight and ends of each update."""
+        parts = source.basis, source.is_wave, source.weight, source.bias
         return [
-            UpdateTile(weight, ends.tile(tile.blocks, tile.targets))
-            for weight, ends in zip(self.weights, self.ends, strict=True)
+            RawTile(values.reshape(-1, values.shape[-1]), *parts)
+            for values in self.tiles.of_targets(source.values)
         ]
 
-    def film_of(self, tile: Tile) -> FilmTile | None:
-        """Weight, bias and ends of the messages."""
-        if self.film is None or self.film_ends is None:
-            return None
-        ends = self.film_ends.tile(tile.blocks, tile.targets)
-        return FilmTile(self.film.weight, self.film.bias, ends)
+    def update_tiles(self) -> list[list[UpdateTile]]:
+        """Weight and ends of each update, for each tile."""
+        of_updates = [
+            [UpdateTile(weight, ends) for ends in each.cut(self.tiles)]
+            for weight, each in zip(self.weights, self.ends, strict=True)
+        ]
+        if not of_updates:
+            return [[] for _ in self.tiles.num_rows]
+        return [list(tile) for tile in zip(*of_updates, strict=True)]
+
+    def film_tiles(self) -> list[FilmTile]:
+        """Weight, bias and ends of the messages, for each tile."""
+        assert self.film is not None
+        assert self.film_ends is not None
+        weight, bias, _ = self.film
+        return [FilmTile(weight, bias, ends) for ends in self.film_ends.cut(self.tiles)]
+
+    def target_tiles(self, rows: Tensor) -> Sequence[Tensor]:
+        """Of ``rows [num_targets, dim]`` those of each tile ``[k, t, dim]``."""
+        return self.tiles.of_targets(rows.view(*self.edges.shape[:2], self.dim))

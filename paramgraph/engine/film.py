@@ -20,22 +20,10 @@ from paramgraph.engine.edge_pass import EdgePass
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeUpdate, FilmWeights
 from paramgraph.engine.film_backward import BackwardPass, Gradients
 from paramgraph.engine.film_forward import ForwardPass
-from paramgraph.engine.moments import BucketMoments
+from paramgraph.engine.moments import MessageTotals
+from paramgraph.engine.totals import TotalGradients, join_totals
 
-__all__ = ["FilmResult", "film_pass"]
-
-
-@dataclass(frozen=True)
-class FilmResult:
-    """What a pass returns.
-
-    Attributes:
-        state: Features after all updates ``[E, dim]``, if they were asked for.
-        moments: Statistics of the messages, if there are any.
-    """
-
-    state: Tensor | None
-    moments: BucketMoments | None
+__all__ = ["film_pass"]
 
 
 def film_pass(
@@ -45,7 +33,8 @@ def film_pass(
     film: FilmWeights | None,
     *,
     keeps_state: bool,
-) -> list[FilmResult]:
+    targets: tuple[int, int] | None = None,
+) -> tuple[list[Tensor], MessageTotals | None]:
     """Run some passes over the edges.
 
     Args:
@@ -54,10 +43,12 @@ def film_pass(
         updates: Applied one after the other to the features of every edge.
         film: What makes messages; ``None`` makes none.
         keeps_state: Whether the features after all updates are returned.
+        targets: First and last + 1 neuron that may be sent messages; all when not given.
 
     Returns:
-        One result per pass. Gradients flow to all tensors given, but to ``basis``; they cannot be
-        differentiated once more.
+        For each pass the features after all updates ``[E, dim]`` if they were asked for, and what
+        arrives at the neurons of ``targets`` if there are messages. Gradients flow to all tensors
+        given, but to ``basis``; they cannot be differentiated once more.
 
     References:
         Kofinas et al. 2024, eqs. 3 and 4.
@@ -68,35 +59,32 @@ def film_pass(
     tensors += [None, None, None] if film is None else [film.weight, film.bias, film.ends]
     for source in sources:
         tensors += [source.state, source.values, source.basis, source.weight, source.bias]
-    spec = _Spec(
-        tuple(passes),
-        len(updates),
-        film is not None,
-        keeps_state,
-        tuple(s.is_wave for s in sources),
-    )
-    flat: tuple[Tensor | None, ...] = _FilmFunction.apply(spec, *tensors)
-    results, place = [], 0
-    for _ in passes:
-        state = flat[place] if keeps_state else None
-        place += keeps_state
-        moments = None
-        if film is not None:
-            moments = BucketMoments(*flat[place : place + 4])  # type: ignore[arg-type]
-            place += 4
-        results.append(FilmResult(state, moments))
-    return results
+    if film is not None and targets is None:
+        targets = 0, film.ends.shape[0]
+    waves = tuple(source.is_wave for source in sources)
+    spec = _Spec(tuple(passes), len(updates), targets if film else None, keeps_state, waves)
+    if not passes:
+        raise ValueError("film_pass needs at least one pass.")
+    flat: tuple[Tensor, ...] = _FilmFunction.apply(spec, *tensors)
+    num_states = len(passes) if keeps_state else 0
+    totals = None if film is None else MessageTotals(*flat[num_states:])
+    return list(flat[:num_states]), totals
 
 
 @dataclass(frozen=True)
 class _Spec:
-    """What is no tensor about a call."""
+    """What is no tensor about a call; ``targets`` is ``None`` without messages."""
 
     passes: tuple[EdgePass, ...]
     num_updates: int
-    has_film: bool
+    targets: tuple[int, int] | None
     keeps_state: bool
     is_wave: tuple[bool, ...]
+
+    @property
+    def num_shared(self) -> int:
+        """Tensors that all passes read."""
+        return 2 * self.num_updates + 3
 
     def read(
         self, tensors: Sequence[Tensor | None]
@@ -104,7 +92,7 @@ class _Spec:
         """The arguments of ``film_pass`` back from the flat list."""
         place = 2 * self.num_updates
         updates = [EdgeUpdate(*tensors[i : i + 2]) for i in range(0, place, 2)]  # type: ignore[arg-type]
-        film = FilmWeights(*tensors[place : place + 3]) if self.has_film else None  # type: ignore[arg-type]
+        film = None if self.targets is None else FilmWeights(*tensors[place : place + 3])  # type: ignore[arg-type]
         place += 3
         sources = []
         for is_wave in self.is_wave:
@@ -116,41 +104,52 @@ class _Spec:
 
 class _FilmFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, spec: _Spec, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    def forward(ctx, spec: _Spec, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
         updates, film, sources = spec.read(tensors)
-        out: list[Tensor] = []
         states: list[Tensor] = []
+        parts: list[MessageTotals] = []
         for edges, source in zip(spec.passes, sources, strict=True):
             run = ForwardPass(edges, source, updates, film, keeps_state=spec.keeps_state)
             run.run()
             if run.state is not None:
-                out.append(run.state)
                 states.append(run.state)
-            if run.moments is not None:
-                out += run.moments
+            if run.totals is not None:
+                parts.append(run.totals)
+        totals: tuple[Tensor, ...] = ()
+        if spec.targets is not None:
+            totals = join_totals(spec.passes, parts, spec.targets)
         ctx.set_materialize_grads(False)
         ctx.spec = spec
-        ctx.save_for_backward(*tensors, *states)
-        return tuple(out)
+        # Sums are not needed again.
+        extremes = [t for part in parts for t in (part.lows, part.highs)]
+        ctx.save_for_backward(*tensors, *states, *totals, *extremes)
+        return (*states, *totals)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         spec: _Spec = ctx.spec
-        num = 2 * spec.num_updates + 3 + 5 * len(spec.passes)
-        saved = ctx.saved_tensors
-        tensors, states = saved[:num], iter(saved[num:])
-        given = iter(gradients)
+        saved = list(ctx.saved_tensors)
+        num = spec.num_shared + 5 * len(spec.passes)
+        tensors, saved = saved[:num], saved[num:]
+        num_states = len(spec.passes) if spec.keeps_state else 0
+        states, saved = saved[:num_states], saved[num_states:]
+        of_states, of_totals = gradients[:num_states], gradients[num_states:]
         updates, film, sources = spec.read(tensors)
+        given = None
+        if spec.targets is not None and any(g is not None for g in of_totals):
+            totals, saved = MessageTotals(*saved[:4]), saved[4:]
+            # Of each pass the extremes alone are looked at.
+            parts = [MessageTotals(*saved[i : i + 2] * 2) for i in range(0, len(saved), 2)]
+            given = TotalGradients(spec.passes, parts, totals, of_totals, spec.targets)
         needs = ctx.needs_input_grad[1:]
-        total = Gradients(tensors[: 2 * spec.num_updates + 3])
+        total = Gradients(tensors[: spec.num_shared])
         for number, (edges, source) in enumerate(zip(spec.passes, sources, strict=True)):
-            state = gradient = moments = None
-            if spec.keeps_state:
-                state, gradient = next(states), next(given)
-            if film is not None:
-                moments = [next(given) for _ in range(4)]
-            wanted = needs[2 * spec.num_updates + 3 + 5 * number :][:5]
+            wanted = needs[spec.num_shared + 5 * number :][:5]
             run = BackwardPass(edges, source, updates, film, total, wanted)
-            run.run(state, gradient, moments)
+            run.run(
+                states[number] if states else None,
+                of_states[number] if of_states else None,
+                None if given is None else given.of_pass(number),
+            )
         return (None, *total.of_all(len(spec.passes)))

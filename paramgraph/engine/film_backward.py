@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from paramgraph.engine.edge_pass import EdgePass
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeTiles, EdgeUpdate, FilmWeights
 from paramgraph.engine.kernels import Both, RawTile, TileGradients, backward_tile
-from paramgraph.engine.tiles import Tile
+from paramgraph.engine.moments import MessageTotals
 
 __all__ = ["BackwardPass", "Gradients"]
 
@@ -70,66 +71,82 @@ class BackwardPass(EdgeTiles):
     ) -> None:
         super().__init__(edges, source, updates, film)
         self.total = total
+        self.is_constant = source.state is None and source.weight is None
+        # States and values are written, weights and biases added to.
         given = (source.state, source.values, None, source.weight, source.bias)
+        new = (torch.empty_like, torch.empty_like, None, torch.zeros_like, torch.zeros_like)
         self.of_source = [
-            torch.zeros_like(t) if t is not None and want else None
-            for t, want in zip(given, wanted, strict=True)
+            make(t) if t is not None and make is not None and want else None
+            for t, make, want in zip(given, new, wanted, strict=True)
         ]
         total.sources.append(self.of_source)
 
     def run(
-        self,
-        state: Tensor | None,
-        gradient: Tensor | None,
-        of_moments: Sequence[Tensor | None] | None,
+        self, state: Tensor | None, gradient: Tensor | None, of_totals: MessageTotals | None
     ) -> None:
         """All tiles.
 
         Args:
             state: Features after all updates, if they were kept.
             gradient: Of these, if somebody reads them.
-            of_moments: Gradients of the statistics of the messages, if there are any.
+            of_totals: Gradients of the totals of the messages, if there are any.
         """
-        given: list[Tensor] = []
-        if of_moments is not None and any(g is not None for g in of_moments):
-            blocks, targets, _ = self.edges.shape
-            zero = self.like.new_zeros(()).expand(blocks * targets, self.dim)
-            given = [(zero if g is None else g).contiguous() for g in of_moments]
-        if not given and gradient is None:
+        if of_totals is None and gradient is None:
+            self.of_source[:] = [None] * len(self.of_source)  # nothing was written
             return
-        of_state, of_values, _, of_weight, of_bias = self.of_source
-        for tile in self.tiles():
-            source = self.source_of(tile)
-            out = TileGradients(
-                None if of_state is None else of_state[tile.rows],
-                (of_weight, of_bias),
-                [
-                    (self.total.of_update(number)[0], ends.gradient_tile(tile.blocks, tile.targets))
-                    for number, ends in enumerate(self.ends)
-                ],
-                self._of_film(tile) if given else None,
+        sources, updates = self.source_tiles(), self.update_tiles()
+        none: list[Any] = [None] * len(updates)
+        films, of_films, totals = none, none, [()] * len(updates)
+        if of_totals is not None:
+            films, of_films = self.film_tiles(), self._film_gradients()
+            parts = [self.target_tiles(total) for total in of_totals]
+            totals = [[part.unsqueeze(2) for part in tile] for tile in zip(*parts, strict=True)]
+        out = [
+            TileGradients(*tile)
+            for tile in zip(
+                *self._source_gradients(), self._update_gradients(), of_films, strict=True
             )
-            flows = backward_tile(
-                self.space,
-                source,
-                self.updates_of(tile),
-                self.film_of(tile) if given else None,
-                None if state is None else state[tile.rows],
-                None if gradient is None else gradient[tile.rows],
-                [self.of_targets(g, tile).unsqueeze(2) for g in given],
-                out,
-            )
-            if of_values is not None and isinstance(source, RawTile):
-                part = of_values[tile.blocks, tile.targets]
+        ]
+        arguments = zip(
+            sources,
+            updates,
+            films,
+            none if state is None else self.tiles.of_rows(state),
+            none if gradient is None else self.tiles.of_rows(gradient),
+            totals,
+            out,
+            strict=True,
+        )
+        of_values = none if self.of_source[1] is None else self.tiles.of_targets(self.of_source[1])
+        for tile, part in zip(arguments, of_values, strict=True):
+            flows = backward_tile(self.space, *tile)
+            source = tile[0]
+            if part is not None and isinstance(source, RawTile):
                 part.copy_(source.values_gradient(self.space, flows).view(part.shape))
-            elif self.source.state is None and self.source.weight is None and of_bias is not None:
-                of_bias.add_(flows.sum(0))  # a constant source is nothing but a bias
+            elif self.is_constant and self.of_source[4] is not None:
+                self.of_source[4].add_(flows.sum(0))
         for number, ends in enumerate(self.ends):
             ends.write_gradient(self.total.of_update(number)[1])
-        if given and self.film_ends is not None:
+        if of_totals is not None and self.film_ends is not None:
             self.film_ends.write_gradient(self.total.of_film()[2])
 
-    def _of_film(self, tile: Tile) -> tuple[Tensor, Tensor, Both]:
+    def _source_gradients(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Where the gradients of states go, and those of weight and bias of a raw source."""
+        of_state, _, _, *of_raw = self.of_source
+        num = len(self.tiles.num_rows)
+        states = [None] * num if of_state is None else self.tiles.of_rows(of_state)
+        return states, [tuple(of_raw)] * num
+
+    def _update_gradients(self) -> list[list[tuple[Tensor, Both]]]:
+        each = [
+            [(self.total.of_update(number)[0], both) for both in ends.cut_gradient(self.tiles)]
+            for number, ends in enumerate(self.ends)
+        ]
+        if not each:
+            return [[] for _ in self.tiles.num_rows]
+        return [list(tile) for tile in zip(*each, strict=True)]
+
+    def _film_gradients(self) -> list[tuple[Tensor, Tensor, Both]]:
         assert self.film_ends is not None
         weight, bias, _ = self.total.of_film()
-        return weight, bias, self.film_ends.gradient_tile(tile.blocks, tile.targets)
+        return [(weight, bias, both) for both in self.film_ends.cut_gradient(self.tiles)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from paramgraph.engine.edge_pass import EdgePass
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeTiles, EdgeUpdate, FilmWeights
 from paramgraph.engine.kernels import read_tile
-from paramgraph.engine.moments import BucketMoments
+from paramgraph.engine.moments import MessageTotals
 
 __all__ = ["ForwardPass"]
 
@@ -24,7 +26,7 @@ class ForwardPass(EdgeTiles):
 
     Attributes:
         state: These, if they are kept.
-        moments: Statistics of the messages, if any are made.
+        totals: Of the messages, if any are made, one row per target.
     """
 
     def __init__(
@@ -38,17 +40,21 @@ class ForwardPass(EdgeTiles):
     ) -> None:
         super().__init__(edges, source, updates, film)
         self.state = self.like.new_empty(edges.num_edges, self.dim) if keeps_state else None
-        self.moments: BucketMoments | None = None
+        self.totals: MessageTotals | None = None
         if film is not None:
-            blocks, targets, _ = edges.shape
-            new = self.like.new_empty(4, blocks * targets, self.dim)
-            self.moments = BucketMoments(*new.unbind())
+            new = self.like.new_empty(4, edges.shape[0] * edges.shape[1], self.dim)
+            self.totals = MessageTotals(*new.unbind())
 
     def run(self) -> None:
-        """Fill ``state`` and ``moments``."""
-        for tile in self.tiles():
-            kept = None if self.state is None else self.state[tile.rows]
-            x = read_tile(self.space, self.source_of(tile), self.updates_of(tile), kept)
-            film = self.film_of(tile)
-            if self.moments is not None and film is not None:
-                film.moments(self.space, x, [self.of_targets(m, tile) for m in self.moments])
+        """Fill ``state`` and ``totals``."""
+        sources, updates = self.source_tiles(), self.update_tiles()
+        kept: Sequence[Tensor | None] = [None] * len(updates)
+        if self.state is not None:
+            kept = self.tiles.of_rows(self.state)
+        if self.totals is None:
+            for tile in zip(sources, updates, kept, strict=True):
+                read_tile(self.space, *tile)
+            return
+        out = zip(*(self.target_tiles(total) for total in self.totals), strict=True)
+        for *tile, film, totals in zip(sources, updates, kept, self.film_tiles(), out, strict=True):
+            film.moments(self.space, read_tile(self.space, *tile), totals)

@@ -42,20 +42,20 @@ def slow_push(
     return torch.zeros_like(features).index_add(0, target, cut.reshape(len(source), -1))
 
 
-def slow_moments(to_receivers: Tensor, to_senders: Tensor, index: Tensor, num: int) -> Tensor:
-    """``moments`` by a loop over neurons; messages are flat ``[E, dim]``."""
-    dim = to_receivers.shape[1]
-    result = to_receivers.new_zeros(num, 4 * dim)
+def slow_moments(messages: Tensor, targets: Tensor, num: int) -> Tensor:
+    """Mean, min, max, std of what arrives at each neuron ``[num, 4 * dim]``, by a loop over them.
+
+    Args:
+        messages: ``[E, dim]``.
+        targets: Which neuron each is sent to ``[E]``.
+        num: Number of neurons.
+    """
+    result = messages.new_zeros(num, 4 * messages.shape[1])
     for neuron in range(num):
-        arrived = torch.cat([to_receivers[index[1] == neuron], to_senders[index[0] == neuron]])
+        arrived = messages[targets == neuron]
         if len(arrived):
-            variance = (arrived.square().mean(0) - arrived.mean(0).square()).clamp(min=0)
-            result[neuron] = torch.cat(
-                [
-                    arrived.mean(0),
-                    arrived.amin(0),
-                    arrived.amax(0),
-                    (variance + STD_EPSILON).sqrt(),
-                ]
-            )
+            mean = arrived.mean(0)
+            variance = (arrived.square().mean(0) - mean.square()).clamp(min=0)
+            std = (variance + STD_EPSILON).sqrt()
+            result[neuron] = torch.cat([mean, arrived.amin(0), arrived.amax(0), std])
     return result

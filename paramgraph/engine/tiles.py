@@ -6,12 +6,11 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Tile", "Workspace", "tile_bytes", "tiles", "workspace"]
+__all__ = ["Tiles", "Workspace", "tile_bytes", "workspace"]
 
 _CPU_BYTES = 1 << 18  # one buffer; about eight are in use, which fit a second-level cache
 _GPU_BYTES = 1 << 26  # large enough to hide launches
@@ -37,7 +36,7 @@ def tile_bytes(num_bytes: int) -> Iterator[None]:
 
     Example:
         >>> with tile_bytes(1024):
-        ...     [tile.num_rows for tile in tiles(6, 4, 4, 8, torch.zeros(1))]
+        ...     Tiles((6, 4, 4), 8, torch.zeros(1)).num_rows
         [32, 32, 32]
     """
     if num_bytes < 1:
@@ -49,52 +48,60 @@ def tile_bytes(num_bytes: int) -> Iterator[None]:
         _setting.num_bytes = before
 
 
-class Tile(NamedTuple):
-    """Some edges of a pass: whole blocks, or some targets of one block.
-
-    Attributes:
-        blocks: Which blocks.
-        targets: Which targets.
-        rows: Which edges, in the order of the pass.
-        num_rows: Number of edges.
-    """
-
-    blocks: slice
-    targets: slice
-    rows: slice
-    num_rows: int
-
-
-def tiles(num_blocks: int, targets: int, sources: int, dim: int, like: Tensor) -> Iterator[Tile]:
-    """Cut edges ``[num_blocks, targets, sources]`` into tiles of a size that fits the device.
+class Tiles:
+    """Edges ``[blocks, targets, sources]`` in tiles: whole blocks, or some targets of one block.
 
     Args:
-        num_blocks: Blocks of a bucket.
-        targets: Of each.
-        sources: Of each.
+        shape: Blocks, targets and sources.
         dim: Width of what is kept per edge.
         like: For the dtype and the device.
+
+    Attributes:
+        num_rows: Edges of each tile.
+
+    Example:
+        >>> Tiles((6, 4, 4), 8, torch.zeros(1)).num_rows
+        [96]
     """
-    if not num_blocks * targets * sources:
-        return
-    rows = max(1, _bytes(like.device) // (dim * like.element_size()))
-    if targets * sources <= rows:
-        step = rows // (targets * sources)
-        for first in range(0, num_blocks, step):
-            last = min(first + step, num_blocks)
-            start = first * targets * sources
-            num = (last - first) * targets * sources
-            yield Tile(slice(first, last), slice(0, targets), slice(start, start + num), num)
-        return
-    # Equal tiles, so that the last one is not a rest of few rows.
-    step = math.ceil(targets / math.ceil(targets / max(1, rows // sources)))
-    for block in range(num_blocks):
-        for first in range(0, targets, step):
-            last = min(first + step, targets)
-            start = (block * targets + first) * sources
-            num = (last - first) * sources
-            rows = slice(start, start + num)
-            yield Tile(slice(block, block + 1), slice(first, last), rows, num)
+
+    def __init__(self, shape: tuple[int, int, int], dim: int, like: Tensor) -> None:
+        blocks, targets, sources = shape
+        self.shape = shape
+        rows = max(1, _bytes(like.device) // (dim * like.element_size()))
+        self._blocks_each = rows // max(1, targets * sources)
+        self._targets_each: list[int] = []
+        if not blocks * targets * sources:
+            self.num_rows: list[int] = []
+        elif self._blocks_each:
+            sizes = _parts(blocks, self._blocks_each)
+            self.num_rows = [size * targets * sources for size in sizes]
+        else:
+            # Equal tiles, so that the last one is not a rest of few rows.
+            num = math.ceil(targets / max(1, rows // sources))
+            self._targets_each = _parts(targets, math.ceil(targets / num))
+            self.num_rows = [size * sources for size in self._targets_each] * blocks
+
+    def of_rows(self, tensor: Tensor) -> Sequence[Tensor]:
+        """Cut ``[E, ...]``."""
+        return tensor.split(self.num_rows)
+
+    def of_targets(self, tensor: Tensor) -> Sequence[Tensor]:
+        """Cut ``[blocks, targets, ...]``."""
+        if not self._targets_each:
+            return tensor.split(self._blocks_each) if self.num_rows else ()
+        blocks = tensor.split(1)
+        return [part for block in blocks for part in block.split(self._targets_each, dim=1)]
+
+    def of_blocks(self, tensor: Tensor) -> Sequence[Tensor]:
+        """Cut ``[blocks, ...]``; tiles of one block get the same part."""
+        if not self._targets_each:
+            return tensor.split(self._blocks_each) if self.num_rows else ()
+        return [block for block in tensor.split(1) for _ in self._targets_each]
+
+
+def _parts(total: int, each: int) -> list[int]:
+    """``total`` in parts of ``each``, the last one smaller."""
+    return [min(each, total - start) for start in range(0, total, each)]
 
 
 def _bytes(device: torch.device) -> int:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
 from paramgraph.engine import (
-    BucketMoments,
     EdgePass,
     EdgeSource,
     EdgeUpdate,
     FilmWeights,
     edge_passes,
     film_pass,
+    message_statistics,
+    num_messages,
 )
 
 __all__ = ["EdgeChain"]
@@ -74,44 +75,57 @@ class EdgeChain:
         return replace(self, updates=(*self.updates, update), pending=out)
 
     def messages(
-        self, film: nn.Linear, target: Tensor, source: Tensor, wanted: Sequence[bool]
-    ) -> tuple[list[BucketMoments | None], EdgeChain]:
-        """Statistics of ``s * (target_i + source_j) + t``, ``[s, t] = film(e)``, by pass.
+        self,
+        film: nn.Linear,
+        target: Tensor,
+        source: Tensor,
+        wanted: Sequence[bool],
+        targets: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Tensor, EdgeChain]:
+        """Statistics of ``s * (target_i + source_j) + t``, ``[s, t] = film(e)``, per neuron.
 
         Args:
             film: Map to scales and shifts.
             target: ``[N, dim]``.
             source: ``[N, dim]``.
             wanted: For each pass whether its messages are read.
+            targets: First and last + 1 neuron that wanted messages reach; all when not given.
 
         Returns:
-            The statistics, ``None`` where they are not wanted, and the chain to go on with.
+            Mean, min, max, std ``[n, 4 * dim]``, the number of messages ``[n, 1]``, both for the
+            neurons of ``targets``, and the chain to go on with.
         """
+        start, end = targets or (0, len(target))
         chosen = [i for i, want in enumerate(wanted) if want and self.passes[i].num_edges]
+        passes = [self.passes[i] for i in chosen]
+        if not passes:
+            return (
+                target.new_zeros(end - start, 4 * target.shape[1]),
+                target.new_zeros(end - start, 1),
+                self,
+            )
         weights = FilmWeights(*self._through(film), torch.cat([target, source], dim=1))
         keeps = self.is_stored and self._is_unfinished and len(chosen) == len(self.passes)
-        results = film_pass(
-            [self.passes[i] for i in chosen],
-            [self.sources[i] for i in chosen],
-            self.updates,
-            weights,
-            keeps_state=keeps,
+        sources = [self.sources[i] for i in chosen]
+        states, totals = film_pass(
+            passes, sources, self.updates, weights, keeps_state=keeps, targets=(start, end)
         )
-        moments: list[BucketMoments | None] = [None] * len(self.passes)
-        for number, result in zip(chosen, results, strict=True):
-            moments[number] = result.moments
-        if not keeps:
-            return moments, self
-        states = tuple(EdgeSource(state=result.state) for result in results)
-        return moments, replace(self, sources=states, updates=())
+        assert totals is not None
+        count = num_messages(passes, target.detach())[start:end]
+        chain = self._with_states(states) if keeps else self
+        return message_statistics(totals, count), count, chain
 
     def finished(self) -> EdgeChain:
         """The same features, computed and stored."""
         if not self._is_unfinished:
             return self
-        results = film_pass(self.passes, self.sources, self.updates, None, keeps_state=True)
-        states = tuple(EdgeSource(state=result.state) for result in results)
-        return replace(self, sources=states, updates=())
+        return self._with_states(
+            film_pass(self.passes, self.sources, self.updates, None, keeps_state=True)[0]
+        )
+
+    def _with_states(self, states: Sequence[Tensor]) -> EdgeChain:
+        sources = tuple(EdgeSource(state=state) for state in states)
+        return replace(self, sources=sources, updates=())
 
     def features(self, batch: GraphBatch) -> Tensor:
         """Features of the edges before the pending map ``[E, dim]``."""

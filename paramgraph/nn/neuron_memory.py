@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
-from paramgraph.engine import Moments
 from paramgraph.nn.edge_chain import EdgeChain
 from paramgraph.nn.pna import PNALayer
 
@@ -77,24 +75,11 @@ class OrderedPNALayer(PNALayer):
             ]
             if not any(arriving):
                 continue
-            parts, _ = edges.messages(self.film, target, torch.cat(source), arriving)
-            total = Moments(_level(batch, depth))
-            for one, part in zip(edges.passes, parts, strict=True):
-                if part is not None:
-                    total.add(one.bucket, part, to_senders=not is_up)
-            statistics, degree = total.finish()
+            statistics, degree, _ = edges.messages(
+                self.film, target, torch.cat(source), arriving, batch.levels[depth]
+            )
             before = levels[depth]
             heard = self.summary(before, statistics, degree, log_degree)
             after = torch.where(degree > 0, self.memory(heard, before), before)
             levels[depth] = after
             source[depth] = self.message_source(after)
-
-
-def _level(batch: GraphBatch, depth: int) -> GraphBatch:
-    """One level as a batch of its own, for sums over what arrives at its neurons."""
-    start, end = batch.levels[depth]
-    return replace(
-        batch,
-        levels=((0, end - start),) * len(batch.levels),
-        network=batch.network[start:end],
-    )

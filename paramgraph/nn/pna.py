@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
-from paramgraph.engine import Moments
 from paramgraph.nn.edge_chain import EdgeChain
 from paramgraph.nn.metanetwork import network_mean
 
@@ -111,12 +110,7 @@ class PNALayer(nn.Module):
     ) -> tuple[Tensor, EdgeChain]:
         """All neurons at once, from messages between their old features; see ``forward``."""
         ends = self.message_target(neurons), self.message_source(neurons)
-        parts, edges = edges.messages(self.film, *ends, wanted)
-        total = Moments(batch)
-        for one, part in zip(edges.passes, parts, strict=True):
-            if part is not None:
-                total.add(one.bucket, part, to_senders=one.is_reverse)
-        statistics, degree = total.finish()
+        statistics, degree, edges = edges.messages(self.film, *ends, wanted)
         return self.summary(neurons, statistics, degree, log_degree), edges
 
     def summary(

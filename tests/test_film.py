@@ -1,0 +1,200 @@
+"""Tiled passes over edges equal one message at a time, whatever the tiles, gradients included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import HAZARDS
+from test_engine import pair
+from torch import Tensor
+from torch.nn.functional import silu
+
+import paramgraph as pg
+from paramgraph.batch import GraphBatch
+from paramgraph.engine import (
+    EdgePass,
+    EdgeSource,
+    EdgeUpdate,
+    FilmWeights,
+    edge_passes,
+    film_pass,
+    message_statistics,
+    num_messages,
+    slow_moments,
+    tile_bytes,
+)
+from paramgraph.engine.tiles import Tiles
+
+DIM, NUM_ROWS = 6, 4
+NAMES = ("mlp", "residual_mlp", "depthwise", "width_one", "two_inputs")
+# One tile per bucket, tiles of some blocks, tiles of some targets, tiles of one target.
+SIZES = (1 << 18, 8 * DIM * 40, 8 * DIM * 7, 1)
+
+
+@pytest.fixture(scope="module")
+def batch() -> GraphBatch:
+    batch = pg.collate([pair(name, 0) for name in NAMES] + [pair("mlp", 1, 2), pair("cnn_1d", 3)])
+    assert any(bucket.senders.index is not None for bucket in batch.buckets)
+    assert any(bucket.receivers.index is not None for bucket in batch.buckets)
+    assert {hazard.name for hazard in HAZARDS} >= set(NAMES)
+    return batch
+
+
+class Pieces:
+    """Random inputs of a pass with two updates, and a basis per kernel size."""
+
+    def __init__(self, batch: GraphBatch) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> Tensor:
+            values = torch.randn(shape, generator=generator, dtype=torch.float64)
+            return (0.5 * values).requires_grad_()
+
+        num = batch.num_neurons
+        self.updates = [(random(DIM, DIM), random(num, 2 * DIM)) for _ in range(2)]
+        self.film = random(2 * DIM, DIM), random(2 * DIM), random(num, 2 * DIM)
+        self.lift = random(DIM, 2 * NUM_ROWS), random(DIM)
+        self.values = [b.values.flatten(0, 1).clone().requires_grad_() for b in batch.buckets]
+        self.bases = [random(len(b.positions), NUM_ROWS).detach() for b in batch.buckets]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [*sum(self.updates, ()), *self.film, *self.lift, *self.values]
+
+
+def one_by_one(batch: GraphBatch, pieces: Pieces, num_updates: int) -> tuple[list[Tensor], Tensor]:
+    """Features and statistics by an explicit list of edges, per pass and neuron."""
+    states, targets, messages = [], [], []
+    for is_reverse in (False, True):
+        for edges, values, basis in zip(
+            edge_passes(batch, is_reverse=is_reverse), pieces.values, pieces.bases, strict=True
+        ):
+            target, source = ends_of(edges, batch.num_neurons)
+            phase = edges.arrange(values).reshape(-1, values.shape[-1]) @ basis
+            x = torch.cat([phase.cos(), phase.sin()], 1) @ pieces.lift[0].T + pieces.lift[1]
+            for weight, ends in pieces.updates[:num_updates]:
+                x = silu(x @ weight.T + ends[target, :DIM] + ends[source, DIM:])
+            weight, bias, ends = pieces.film
+            scale, shift = (x @ weight.T + bias).chunk(2, dim=1)
+            states.append(x)
+            targets.append(target)
+            messages.append(scale * (ends[target, :DIM] + ends[source, DIM:]) + shift)
+    return states, slow_moments(torch.cat(messages), torch.cat(targets), batch.num_neurons)
+
+
+def ends_of(edges: EdgePass, num_neurons: int) -> tuple[Tensor, Tensor]:
+    """Target and source of every edge, in the order of the pass."""
+    every = torch.arange(num_neurons)
+    blocks, targets, sources = edges.shape
+    target = every[edges.target_rows].reshape(blocks, targets, 1).expand(-1, -1, sources)
+    source = every[edges.source_rows].reshape(blocks, 1, sources).expand(-1, targets, -1)
+    return target.reshape(-1), source.reshape(-1)
+
+
+def in_tiles(
+    batch: GraphBatch, pieces: Pieces, num_updates: int, *, is_stored: bool
+) -> tuple[list[Tensor], Tensor]:
+    passes = [*edge_passes(batch, is_reverse=False), *edge_passes(batch, is_reverse=True)]
+    numbers = [*range(len(batch.buckets))] * 2
+    sources = [
+        EdgeSource(None, one.arrange(pieces.values[i]), pieces.bases[i], True, *pieces.lift)
+        for one, i in zip(passes, numbers, strict=True)
+    ]
+    updates = [EdgeUpdate(*update) for update in pieces.updates[:num_updates]]
+    film = FilmWeights(*pieces.film)
+    while is_stored and updates:
+        states, _ = film_pass(passes, sources, [], None, keeps_state=True)
+        sources = [EdgeSource(state=state) for state in states]
+        states, _ = film_pass(passes, sources, updates[:1], None, keeps_state=True)
+        sources, updates = [EdgeSource(state=state) for state in states], updates[1:]
+    states, totals = film_pass(passes, sources, updates, film, keeps_state=True)
+    assert totals is not None
+    return states, message_statistics(totals, num_messages(passes, film.ends))
+
+
+def gradients(result: tuple[list[Tensor], Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    total = sum(
+        (part * torch.randn(part.shape, generator=generator, dtype=torch.float64)).sum()
+        for part in (*result[0], result[1])
+    )
+    assert isinstance(total, Tensor)
+    return [
+        torch.zeros_like(t) if g is None else g
+        for t, g in zip(inputs, torch.autograd.grad(total, inputs, allow_unused=True), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("num_bytes", SIZES)
+@pytest.mark.parametrize("num_updates", [0, 1, 2])
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "recomputed"])
+def test_tiles_equal_one_message_at_a_time(
+    batch: GraphBatch, num_bytes: int, num_updates: int, is_stored: bool
+) -> None:
+    pieces = Pieces(batch)
+    slow = one_by_one(batch, pieces, num_updates)
+    with tile_bytes(num_bytes):
+        fast = in_tiles(batch, pieces, num_updates, is_stored=is_stored)
+        found = gradients(fast, pieces.inputs)
+    for got, expected in zip((*fast[0], fast[1]), (*slow[0], slow[1]), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+    expected_gradients = gradients(slow, pieces.inputs)
+    for got, expected in zip(found, expected_gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_messages_that_are_equal_share_the_gradient_of_the_least() -> None:
+    """All weights 0: every message to a neuron is the same, so is what it gets back."""
+    batch = pg.collate([pair("mlp", 0)])
+    pieces = Pieces(batch)
+    ends = torch.zeros_like(pieces.film[2]).requires_grad_()
+    passes = edge_passes(batch, is_reverse=False)
+    sources = [EdgeSource(bias=pieces.lift[1])] * len(passes)
+    film = FilmWeights(pieces.film[0], pieces.film[1], ends)
+    _, totals = film_pass(passes, sources, [], film, keeps_state=False)
+    assert totals is not None
+    (gradient,) = torch.autograd.grad(totals.lows[3:8].sum(), [ends])  # a layer of 3 inputs
+    of_inputs = gradient[:3, DIM:]
+    assert of_inputs.abs().min() > 0
+    torch.testing.assert_close(of_inputs, of_inputs[:1].expand(3, -1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "expected"),
+    [
+        ((6, 4, 4), 32, [32, 32, 32]),
+        ((5, 4, 4), 40, [32, 32, 16]),
+        ((2, 10, 8), 40, [40, 40, 40, 40]),
+        ((1, 5, 100), 40, [100] * 5),
+        ((0, 3, 3), 40, []),
+    ],
+)
+def test_tiles_hold_what_fits_and_cover_every_edge(
+    shape: tuple[int, int, int], rows: int, expected: list[int]
+) -> None:
+    with tile_bytes(rows * 8):
+        tiles = Tiles(shape, 2, torch.zeros(1))
+    assert tiles.num_rows == expected
+    blocks, targets, sources = shape
+    everything = torch.arange(blocks * targets * sources)
+    assert torch.equal(torch.cat([*tiles.of_rows(everything), everything[:0]]), everything)
+    by_target = tiles.of_targets(everything.reshape(shape))
+    assert [part.reshape(-1).tolist() for part in by_target] == [
+        part.tolist() for part in (tiles.of_rows(everything) if expected else ())
+    ]
+
+
+def test_the_size_of_a_tile_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="num_bytes of a tile must be positive, got 0"):
+        with tile_bytes(0):
+            pass
+
+
+def test_a_second_derivative_is_refused() -> None:
+    batch = pg.collate([pair("mlp", 0)])
+    metanetwork = pg.nn.make_metanetwork("ng-gnn", 1, hidden_dim=4).double()
+    loss = metanetwork(batch).sum()
+    weight = metanetwork.layers[0].film.weight
+    (gradient,) = torch.autograd.grad(loss, [weight], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
