@@ -45,6 +45,7 @@ QUICK_ROWS = (
     "NG-GNN d=32, any network",
     "StatNN",
 )
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 #: Settings of glibc's malloc: freed memory is kept, large tensors come from the heap.
 LARGE_ALLOCATIONS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
@@ -136,6 +137,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "environment": environment(),
         "machine": _machine(),
         "allocator": {key: os.environ.get(key) for key in LARGE_ALLOCATIONS},
+        "threads": {key: os.environ.get(key) for key in _THREAD_SETTINGS},
         "stages": lines,
     }
 
