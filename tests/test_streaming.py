@@ -12,12 +12,14 @@ import torch
 from networks import as_double, randomise
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import paramgraph as pg
 import paramgraph.testing as pt
 from benchmarks.streaming import Gpt2, Llama, Sizes
 from paramgraph.nn import OperatorMetanetwork, make_metanetwork
-from paramgraph.nn.streamed_files import TensorFiles
+from paramgraph.nn.streamed_files import Entries, TensorFiles
 from paramgraph.nn.streaming import embed_streamed, fit_statistics_streamed
 
 HAZARDS = {row.name: row for row in pt.hazard_networks()}
@@ -225,3 +227,57 @@ def test_files_are_mapped_and_not_loaded(tmp_path: Path) -> None:
 def anonymous_mb() -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+# --- tiles
+
+
+@pytest.mark.parametrize("size", [1, 11, 60, 1000])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 1, 0, 2, 4), (1, 4, 3, 0, 2)])
+def test_tiles_put_together_are_the_view(order: tuple[int, ...], size: int) -> None:
+    """Axes that lie side by side in memory, and axes that do not."""
+    mapped = torch.arange(2.0 * 3 * 4 * 5 * 3).view(2, 3, 4, 5, 3).permute(order)
+    sizes = mapped.shape
+    shape = (sizes[0], sizes[1] * sizes[2], sizes[3], sizes[4])
+    for joined in (shape, (sizes[0] * sizes[1], sizes[2], sizes[3] * sizes[4], 1)):
+        expected = mapped.reshape(joined)
+        found = torch.full(joined, -1.0)
+        for tile in Entries(mapped, joined).tiles(torch.float32, size):
+            assert tile.values.numel() <= max(size, max(joined[1:3]) * joined[3])
+            found[tile.blocks, tile.receivers, tile.senders] = tile.values
+        assert torch.equal(found, expected)
+
+
+def test_tiles_of_a_turned_matrix_are_whole_stretches_of_the_file() -> None:
+    """Rows of the file are the senders of an embedding: cutting receivers would read all of it."""
+    turned = Entries(torch.zeros(1000, 8).t(), (1, 8, 1000, 1))
+    tile = next(turned.tiles(torch.float32, 80))
+    assert (tile.receivers, tile.senders) == (slice(0, 8), slice(0, 10))
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Notes the largest tensor that is not on the meta device and has its own memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self.num_bytes = max(self.num_bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+def test_shapes_alone_need_no_memory_for_matrices() -> None:
+    """Which scales readers see is known without weights of ones."""
+    layers = [nn.Linear(300, 400), nn.ReLU(), nn.Linear(400, 500), nn.Tanh(), nn.Linear(500, 7)]
+    network = nn.Sequential(*layers).to("meta")
+    graph = pg.capture(network, torch.randn(2, 300, device="meta"))
+    blocks = tuple(torch.empty(1, *block.shape, device="meta") for block in graph.blocks)
+    neurons = tuple(torch.zeros(1, group.size, 3) for group in graph.neuron_groups)
+    with _LargestTensor() as largest:
+        batch = pg.collate([(graph, pg.Values(blocks, neurons))])
+    assert batch.num_edges == 300 * 400 + 400 * 500 + 500 * 7
+    assert largest.num_bytes < 300 * 400 * 4
