@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import paramgraph as pg
 import paramgraph.testing as pt
-from benchmarks.streaming import Gpt2, Llama, Sizes
+from benchmarks.streaming_networks import Gpt2, Llama, Sizes
 from paramgraph.nn import OperatorMetanetwork, make_metanetwork
 from paramgraph.nn.streamed_files import Entries, TensorFiles
 from paramgraph.nn.streaming import embed_streamed, fit_statistics_streamed

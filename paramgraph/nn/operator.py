@@ -26,13 +26,14 @@ from paramgraph.nn.arrival import Arrivals, lifted_bias
 from paramgraph.nn.facts import NeuronFacts
 from paramgraph.nn.identities import identity_vectors
 from paramgraph.nn.metanetwork import Level, Metanetwork, mlp, network_mean
+from paramgraph.nn.neuron_types import NeuronTypes
 from paramgraph.nn.operator_entries import OuterProductHead
 from paramgraph.nn.per_layout import per_layout
 from paramgraph.nn.probes import ProbePoints, neuron_answers
 from paramgraph.nn.pushes import HeldWeights, Weights
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.nn.sweeps import Filled, Levels, Round, Signals
-from paramgraph.nn.typed import NeuronTypes, ReadRows, TypedReadout
+from paramgraph.nn.typed_readout import ReadRows, TypedReadout
 
 __all__ = ["OperatorMetanetwork"]
 

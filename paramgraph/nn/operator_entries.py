@@ -12,7 +12,8 @@ from paramgraph.batch import Entries, GraphBatch
 from paramgraph.nn.positions import PositionFunctions
 from paramgraph.nn.standardize import Standardizer
 from paramgraph.nn.sweeps import Filled, Levels
-from paramgraph.nn.typed import TypedReadout, TypedUpdate
+from paramgraph.nn.typed import TypedUpdate
+from paramgraph.nn.typed_readout import TypedReadout
 from paramgraph.values import NUM_NEURON_CHANNELS
 
 __all__ = ["OuterProductHead"]
