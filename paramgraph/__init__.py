@@ -17,7 +17,7 @@ from paramgraph.errors import (
 )
 from paramgraph.explicit import ExplicitGraph
 from paramgraph.graph import ParamGraph
-from paramgraph.nn import Metanetwork, NetworkEditor, from_config
+from paramgraph.nn import Metanetwork, NetworkEditor, embed_streamed, from_config
 from paramgraph.structure import AxisGroup, EdgeBlock, NeuronGroup, ScaleGroup
 from paramgraph.symmetry import Symmetry
 from paramgraph.values import Values
@@ -47,6 +47,7 @@ __all__ = [
     "ZooError",
     "capture",
     "collate",
+    "embed_streamed",
     "from_config",
     "frontends",
     "nn",

@@ -25,6 +25,7 @@ from paramgraph.nn.probing import ProbingMetanetwork
 from paramgraph.nn.readouts import GraphReadout
 from paramgraph.nn.scale_gmn import ScaleGMN
 from paramgraph.nn.standardize import Standardizer
+from paramgraph.nn.streaming import embed_streamed, fit_statistics_streamed
 
 __all__ = [
     "CONFIGS",
@@ -54,6 +55,8 @@ __all__ = [
     "Standardizer",
     "StatNN",
     "chain_options",
+    "embed_streamed",
+    "fit_statistics_streamed",
     "from_config",
     "layer_statistics",
     "make_metanetwork",
