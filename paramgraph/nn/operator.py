@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from paramgraph.batch import Entries, GraphBatch
 from paramgraph.nn.arrival import Arrivals, lifted_bias
 from paramgraph.nn.facts import NeuronFacts
-from paramgraph.nn.identities import identity_vectors
+from paramgraph.nn.identities import ends_of, identity_vectors
 from paramgraph.nn.metanetwork import Level, Metanetwork, mlp, network_mean
 from paramgraph.nn.neuron_types import NeuronTypes
 from paramgraph.nn.operator_entries import OuterProductHead
@@ -215,40 +215,27 @@ class OperatorMetanetwork(Metanetwork):
     def _start_by_level(
         self, batch: GraphBatch, answers: Tensor | None
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """``_start`` cut into levels; ``None`` where a level has neither inputs nor outputs."""
-        has = per_layout(
-            batch,
-            "ends",
-            lambda: [
-                [bool((rows == kind).any()) for rows in batch.split(batch.kind)] for kind in (0, 2)
-            ],
-        )
-        primal, dual = (batch.split(part) for part in self._start(batch, answers))
-        return (
-            [
-                h if here or answers is not None else None
-                for h, here in zip(primal, has[0], strict=True)
-            ],
-            [g if here else None for g, here in zip(dual, has[1], strict=True)],
-        )
+        """Inputs and outputs carry learned identities, all neurons their answers to probes.
 
-    def _start(self, batch: GraphBatch, answers: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs and outputs carry learned identities, all neurons their answers to probes."""
-        starts = []
-        for kind, table in ((0, self.input_identity), (2, self.output_identity)):
-            rows, number = per_layout(batch, ("identity", kind), partial(_of_kind, batch, kind))
-            zero = table.new_zeros(batch.num_neurons, table.shape[1])
-            starts.append(zero.index_copy(0, rows, identity_vectors(table, number)))
-        primal, dual = starts
+        ``None`` where a level has none of them.
+        """
+        primal, dual = (
+            [
+                None if end is None else end.placed(identity_vectors(table, end.number))
+                for end in per_layout(batch, ("ends", kind), partial(ends_of, batch, kind))
+            ]
+            for kind, table in ((0, self.input_identity), (2, self.output_identity))
+        )
         if answers is not None:
-            primal = primal + self.probe_map(answers)
+            known = batch.split(self.probe_map(answers))
+            primal = [k if h is None else h + k for h, k in zip(primal, known, strict=True)]
         return primal, dual
 
-
-def _of_kind(batch: GraphBatch, kind: int) -> tuple[Tensor, Tensor]:
-    """Rows of inputs or outputs, and their numbers."""
-    rows = (batch.kind == kind).nonzero()[:, 0]
-    return rows, batch.identity[rows].clamp(min=0)
+    def _start(self, batch: GraphBatch, answers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Primal and dual signals of all neurons before the first round ``[N, hidden_dim]``."""
+        zeros = batch.split(batch.neuron_values.new_zeros(batch.num_neurons, self.hidden_dim))
+        filled = Signals.start(*self._start_by_level(batch, answers)).filled(zeros)
+        return torch.cat(filled.primal), torch.cat(filled.dual)
 
 
 def _rows_of(batch: GraphBatch, read: _Read, sets: Tensor) -> list[ReadRows]:
