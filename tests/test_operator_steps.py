@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,7 @@ from networks import as_double, randomise
 from torch import Tensor, nn
 
 import paramgraph as pg
+import paramgraph.nn.per_layout as kept
 import paramgraph.testing as pt
 from paramgraph.engine import push
 from paramgraph.nn import OperatorMetanetwork
@@ -169,6 +171,19 @@ def test_facts_are_made_once_per_layout_and_hold_no_weights() -> None:
             batch = pg.collate([(graph, graph.features([network.state_dict()] * count))])
             per_layout(batch, "counted here", partial(made.append, count))
     assert made == [1, 2]
+
+
+def test_facts_of_the_oldest_layouts_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layouts together keep at most so many neurons."""
+    monkeypatch.setattr(kept, "_known", OrderedDict())
+    monkeypatch.setattr(kept, "_MAX_NEURONS", 20)
+    graph = pg.capture(nn.Linear(3, 5), torch.randn(4, 3))
+    made: list[int] = []
+    for count in (1, 1, 2, 1):  # 8, 8, 16 and 8 neurons: 8 and 16 do not fit together
+        batch = pg.collate([(graph, graph.features([nn.Linear(3, 5).state_dict()] * count))])
+        per_layout(batch, "counted here", partial(made.append, count))
+    assert made == [1, 2, 1]
+    assert sum(facts[kept._SIZE] for facts in kept._known.values()) <= 20
 
 
 def test_a_batch_read_in_inference_mode_can_be_trained_on_later() -> None:

@@ -19,7 +19,15 @@ __all__ = ["per_layout"]
 T = TypeVar("T")
 
 _MAX_LAYOUTS = 64
+_MAX_NEURONS = 2**22  # of all layouts together: some hundred bytes each
 _known: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
+
+
+_SIZE = ("number of neurons",)
+
+
+def _num_neurons() -> int:
+    return sum(facts[_SIZE] for facts in _known.values())
 
 
 def per_layout(batch: GraphBatch, name: Hashable, make: Callable[[], T]) -> T:
@@ -51,8 +59,8 @@ def per_layout(batch: GraphBatch, name: Hashable, make: Callable[[], T]) -> T:
     )
     facts = _known.get(key)
     if facts is None:
-        facts = _known[key] = {}
-        if len(_known) > _MAX_LAYOUTS:
+        facts = _known[key] = {_SIZE: batch.num_neurons}
+        while len(_known) > 1 and (len(_known) > _MAX_LAYOUTS or _num_neurons() > _MAX_NEURONS):
             _known.popitem(last=False)
     else:
         _known.move_to_end(key)
