@@ -131,6 +131,8 @@ def row_tables(stages: Sequence[str], plan: Plan) -> dict[str, list[dict[str, An
         plan: How much is measured.
     """
     tables: dict[str, list[dict[str, Any]]] = {stage: [] for stage in stages}
+    if not stages:
+        return tables
     for name in plan.sets:
         rows = plan.rows_of(name)
         peaks: dict[str, dict[str, Any]] = {}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import paramgraph as pg
-from benchmarks import roofline, speed, speed_scaling
+from benchmarks import roofline, speed, speed_scaling, speed_stages
 from benchmarks.measuring import interleaved, peak_in_a_process, peak_of
 from benchmarks.roofline import Layout, ideal_step
 from benchmarks.speed_claims import Claim, claims
@@ -129,6 +129,22 @@ def test_what_there_is_not_is_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="leave out the stage 'cuda'"):
             cuda_lines("forward", Plan(("inr",), ("StatNN",)))
+
+
+def test_no_stage_measures_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def probe(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request["row"])
+        return {"failed": "no memory"}
+
+    monkeypatch.setattr(speed_stages, "peak_in_a_process", probe)
+    plan = Plan(("inr",), ("StatNN", "GMN"), num=2)
+    assert speed_stages.row_tables([], plan) == {}
+    assert asked == []
+    (first, second) = speed_stages.row_tables(["train"], plan)["train"]
+    assert first == {"networks": "inr", "row": "StatNN", "failed": "no memory"}
+    assert asked == ["StatNN", second["row"]] == ["StatNN", "GMN"]
 
 
 def test_every_reference_reads_its_networks() -> None:
