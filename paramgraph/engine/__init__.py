@@ -5,6 +5,7 @@ gathers; the slow twin (``slow_*``) works on an explicit edge list with index op
 to check the fast form against.
 """
 
+from paramgraph.engine.autocast import in_full, without_autocast
 from paramgraph.engine.blocks import add_rows, push, receivers_of, senders_of
 from paramgraph.engine.edge_pass import EdgePass, edge_passes
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeUpdate, FilmWeights
@@ -23,6 +24,7 @@ __all__ = [
     "edge_index",
     "edge_passes",
     "film_pass",
+    "in_full",
     "message_statistics",
     "num_messages",
     "push",
@@ -31,4 +33,5 @@ __all__ = [
     "slow_moments",
     "slow_push",
     "tile_bytes",
+    "without_autocast",
 ]

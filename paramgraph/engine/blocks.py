@@ -30,7 +30,7 @@ def add_rows(level: Tensor | None, rows: Rows, values: Tensor, num_rows: int) ->
         level = values.new_zeros(num_rows, values.shape[1])
     elif rows.index is None and rows.length == num_rows:
         return level + values
-    return level.index_add(0, rows.numbers(values.device), values)
+    return level.index_add(0, rows.numbers(values.device), values.to(level.dtype))
 
 
 def push(bucket: Bucket, weights: Tensor, features: Tensor, *, backward: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from paramgraph.engine.autocast import in_full, without_autocast
 from paramgraph.engine.edge_pass import EdgePass
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeUpdate, FilmWeights
 from paramgraph.engine.film_backward import BackwardPass, Gradients
@@ -65,7 +66,7 @@ def film_pass(
     spec = _Spec(tuple(passes), len(updates), targets if film else None, keeps_state, waves)
     if not passes:
         raise ValueError("film_pass needs at least one pass.")
-    flat: tuple[Tensor, ...] = _FilmFunction.apply(spec, *tensors)
+    flat: tuple[Tensor, ...] = _FilmFunction.apply(spec, *map(in_full, tensors))
     num_states = len(passes) if keeps_state else 0
     totals = None if film is None else MessageTotals(*flat[num_states:])
     return list(flat[:num_states]), totals
@@ -104,6 +105,7 @@ class _Spec:
 
 class _FilmFunction(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(ctx, spec: _Spec, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
         updates, film, sources = spec.read(tensors)
         states: list[Tensor] = []
@@ -127,6 +129,7 @@ class _FilmFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         spec: _Spec = ctx.spec
         saved = list(ctx.saved_tensors)

@@ -6,7 +6,7 @@ than the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,14 +63,20 @@ class RawTile(NamedTuple):
     weight: Tensor
     bias: Tensor
 
-    def parts(self, space: Workspace) -> tuple[Tensor, ...]:
-        """What the linear map reads, in parts ``[n, num_rows]``."""
-        shape = self.values.shape[0], self.basis.shape[1]
+    def chunks(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Values and tensors with as many rows, in chunks whose features stay in cache."""
+        # Features are wider than what is made of them.
+        step = max(1, self.values.shape[0] * self.bias.shape[0] // self.basis.shape[1])
+        return zip(self.values.split(step), *(r.split(step) for r in rows), strict=True)
+
+    def parts(self, space: Workspace, values: Tensor) -> tuple[Tensor, ...]:
+        """What the linear map reads of some values, in parts ``[n, num_rows]``."""
+        shape = values.shape[0], self.basis.shape[1]
         phase = space.get("phase", shape)
-        if self.values.shape[1] == 1:  # an outer product is no matrix product to the libraries
-            torch.mul(self.values, self.basis, out=phase)
+        if values.shape[1] == 1:  # an outer product is no matrix product to the libraries
+            torch.mul(values, self.basis, out=phase)
         else:
-            torch.mm(self.values, self.basis, out=phase)
+            torch.mm(values, self.basis, out=phase)
         if not self.is_wave:
             return (phase,)
         cos = torch.cos(phase, out=space.get("cos", shape))
@@ -78,19 +84,27 @@ class RawTile(NamedTuple):
 
     def read(self, space: Workspace, out: Tensor) -> Tensor:
         """Features ``[n, dim]``."""
-        first, *others = self.parts(space)
-        first_weight, *weights = self.weight.chunk(1 + len(others), dim=1)
-        torch.addmm(self.bias, first, first_weight.t(), out=out)
-        for part, weight in zip(others, weights, strict=True):
-            out.addmm_(part, weight.t())
+        first_weight, *weights = self.weight.t().chunk(1 + self.is_wave)
+        for values, rows in self.chunks(out):
+            first, *others = self.parts(space, values)
+            torch.addmm(self.bias, first, first_weight, out=rows)
+            for part, weight in zip(others, weights, strict=True):
+                rows.addmm_(part, weight)
         return out
+
+    def add_weight_gradient(self, space: Workspace, flows: Tensor, out: Tensor) -> None:
+        """Add the gradient of the weight, from that of the features."""
+        of_parts = out.chunk(1 + self.is_wave, dim=1)
+        for values, rows in self.chunks(flows):
+            for part, of_part in zip(self.parts(space, values), of_parts, strict=True):
+                of_part.addmm_(rows.t(), part)
 
     def values_gradient(self, space: Workspace, flows: Tensor) -> Tensor:
         """Gradient of the values, from that of the features."""
         of_features = flows @ self.weight
         if self.is_wave:
             of_cos, of_sin = of_features.chunk(2, dim=1)
-            cos, sin = self.parts(space)
+            cos, sin = self.parts(space, self.values)
             of_features = of_sin * cos - of_cos * sin
         return of_features @ self.basis.t()
 
@@ -274,6 +288,4 @@ def _to_raw(
     if bias is not None:
         bias.add_(flows.sum(0))
     if weight is not None:
-        parts = source.parts(space)
-        for part, of_part in zip(parts, weight.chunk(len(parts), dim=1), strict=True):
-            of_part.addmm_(flows.t(), part)
+        source.add_weight_gradient(space, flows, weight)

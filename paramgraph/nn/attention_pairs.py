@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from paramgraph.engine import in_full, without_autocast
 from paramgraph.nn.attention_tile import EdgeMaps, head_columns
 
 __all__ = ["Joined", "attend_pairs"]
@@ -49,12 +50,13 @@ def attend_pairs(
     Returns:
         ``[B, r, d]``. It has first derivatives only.
     """
-    result: Tensor = _AttendPairs.apply(q, k, v, e, *joined, *maps, num_heads)
+    result: Tensor = _AttendPairs.apply(*map(in_full, (q, k, v, e, *joined, *maps)), num_heads)
     return result
 
 
 class _AttendPairs(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any,
         q: Tensor,
@@ -90,6 +92,7 @@ class _AttendPairs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, e, position, source, target, eq, ek, em, ev, weight = ctx.saved_tensors
         num_heads = len(weight)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from paramgraph.engine import in_full, without_autocast
+
 __all__ = ["EdgeMaps", "attend_tile", "head_columns"]
 
 
@@ -44,12 +46,13 @@ def attend_tile(
     Returns:
         ``[B, r, d]``. It has first derivatives only.
     """
-    result: Tensor = _AttendTile.apply(q, k, v, e, *maps, num_heads)
+    result: Tensor = _AttendTile.apply(*map(in_full, (q, k, v, e, *maps)), num_heads)
     return result
 
 
 class _AttendTile(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any,
         q: Tensor,
@@ -80,6 +83,7 @@ class _AttendTile(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, e, eq, ek, em, ev, weight = ctx.saved_tensors
         b, r, n, num_heads = weight.shape

@@ -104,12 +104,12 @@ class DeepSets(Metanetwork):
             entries = values[..., None] * self.value.weight[:, 0] + self.value.bias
             found = self.phi(nn.functional.silu(entries + place[:, None, None, None]))
             rows = torch.cat([batch.parts[slot.part].rows for slot in bucket.slots]).to(device)
-            total = total.index_add(0, rows, found.flatten(1, -2).sum(1))
+            total = total.index_add(0, rows, found.flatten(1, -2).sum(1).to(total))
             count = count.index_add(0, rows, count.new_full((len(rows), 1), values[0].numel()))
         values, has = self.standardizer.neurons(batch), batch.neuron_has
         entries = values[..., None] * self.value.weight[:, 0] + self.value.bias
         found = self.phi(nn.functional.silu(entries + self._neuron_places(batch)))
-        total = total.index_add(0, batch.network, (found * has[..., None]).sum(1))
+        total = total.index_add(0, batch.network, (found * has[..., None]).sum(1).to(total))
         count = count.index_add(0, batch.network, has.sum(1, keepdim=True))
         return total / count.clamp(min=1) if self.pool == "mean" else total
 

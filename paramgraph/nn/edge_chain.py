@@ -68,17 +68,22 @@ class EdgeChain:
             passes += edge_passes(batch, is_reverse=True)
         return EdgeChain(tuple(passes), (*up, *(down or ())), is_stored=is_stored)
 
-    def updated(self, own: nn.Linear, target: Tensor, source: Tensor, out: nn.Linear) -> EdgeChain:
-        """After ``e <- out(silu(own(e) + target_i + source_j))``, with terms ``[N, dim]``."""
+    def updated(self, own: nn.Linear, ends: Tensor, out: nn.Linear) -> EdgeChain:
+        """After ``e <- out(silu(own(e) + target_i + source_j))``.
+
+        Args:
+            own: Map of the edge.
+            ends: What neurons say as target and as source ``[N, 2 * dim]``.
+            out: Map of the activated sum.
+        """
         weight, bias = self._through(own)
-        update = EdgeUpdate(weight, torch.cat([target + bias, source], dim=1))
+        update = EdgeUpdate(weight, ends + nn.functional.pad(bias, (0, len(bias))))
         return replace(self, updates=(*self.updates, update), pending=out)
 
     def messages(
         self,
         film: nn.Linear,
-        target: Tensor,
-        source: Tensor,
+        ends: Tensor,
         wanted: Sequence[bool],
         targets: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor, EdgeChain]:
@@ -86,8 +91,7 @@ class EdgeChain:
 
         Args:
             film: Map to scales and shifts.
-            target: ``[N, dim]``.
-            source: ``[N, dim]``.
+            ends: What neurons say as target and as source ``[N, 2 * dim]``.
             wanted: For each pass whether its messages are read.
             targets: First and last + 1 neuron that wanted messages reach; all when not given.
 
@@ -95,23 +99,20 @@ class EdgeChain:
             Mean, min, max, std ``[n, 4 * dim]``, the number of messages ``[n, 1]``, both for the
             neurons of ``targets``, and the chain to go on with.
         """
-        start, end = targets or (0, len(target))
+        start, end = targets or (0, len(ends))
         chosen = [i for i, want in enumerate(wanted) if want and self.passes[i].num_edges]
         passes = [self.passes[i] for i in chosen]
         if not passes:
-            return (
-                target.new_zeros(end - start, 4 * target.shape[1]),
-                target.new_zeros(end - start, 1),
-                self,
-            )
-        weights = FilmWeights(*self._through(film), torch.cat([target, source], dim=1))
+            nothing = ends.new_zeros(end - start, 2 * ends.shape[1])
+            return nothing, nothing[:, :1], self
+        weights = FilmWeights(*self._through(film), ends)
         keeps = self.is_stored and self._is_unfinished and len(chosen) == len(self.passes)
         sources = [self.sources[i] for i in chosen]
         states, totals = film_pass(
             passes, sources, self.updates, weights, keeps_state=keeps, targets=(start, end)
         )
         assert totals is not None
-        count = num_messages(passes, target.detach())[start:end]
+        count = num_messages(passes, ends.detach())[start:end]
         chain = self._with_states(states) if keeps else self
         return message_statistics(totals, count), count, chain
 

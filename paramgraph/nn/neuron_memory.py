@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from paramgraph.batch import GraphBatch
 from paramgraph.nn.edge_chain import EdgeChain
-from paramgraph.nn.pna import PNALayer
+from paramgraph.nn.pna import PNALayer, joined
 
 __all__ = ["OrderedPNALayer"]
 
@@ -64,8 +64,7 @@ class OrderedPNALayer(PNALayer):
         is_up: bool,
     ) -> None:
         """Visit the levels, replacing them in the list."""
-        source = [self.message_source(level) for level in levels]
-        target = torch.cat([self.message_target(level) for level in levels])
+        ends = [joined(x, self.message_target, self.message_source) for x in levels]
         order = range(len(levels)) if is_up else reversed(range(len(levels)))
         for depth in order:
             arriving = [
@@ -76,10 +75,10 @@ class OrderedPNALayer(PNALayer):
             if not any(arriving):
                 continue
             statistics, degree, _ = edges.messages(
-                self.film, target, torch.cat(source), arriving, batch.levels[depth]
+                self.film, torch.cat(ends), arriving, batch.levels[depth]
             )
             before = levels[depth]
             heard = self.summary(before, statistics, degree, log_degree)
             after = torch.where(degree > 0, self.memory(heard, before), before)
             levels[depth] = after
-            source[depth] = self.message_source(after)
+            ends[depth] = joined(after, self.message_target, self.message_source)

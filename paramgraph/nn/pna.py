@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from paramgraph.batch import GraphBatch
 from paramgraph.nn.edge_chain import EdgeChain
+from paramgraph.nn.fast_dropout import FastDropout
 from paramgraph.nn.metanetwork import network_mean
 
 __all__ = ["NetworkNorm", "PNALayer", "edge_mean", "in_degrees"]
@@ -28,10 +30,15 @@ class NetworkNorm(nn.Module):
 
     def forward(self, batch: GraphBatch, x: Tensor) -> Tensor:
         """Normalise ``[N, dim]``."""
-        center = network_mean(x, batch.network, batch.num_networks).mean(1, keepdim=True)
-        x = x - center[batch.network]
-        square = network_mean(x.square(), batch.network, batch.num_networks).mean(1, keepdim=True)
-        return x * (square + 1e-5).rsqrt()[batch.network] * self.weight + self.bias
+        # Means over channels first: what is gathered per network is one number per neuron.
+        x = x - self._mean(batch, x)
+        square = self._mean(batch, x.square())
+        return x * (square + 1e-5).rsqrt() * self.weight + self.bias
+
+    def _mean(self, batch: GraphBatch, x: Tensor) -> Tensor:
+        """Mean over the neurons and channels of its network, for each neuron ``[N, 1]``."""
+        rows = x.mean(1, keepdim=True)
+        return network_mean(rows, batch.network, batch.num_networks)[batch.network]
 
 
 class PNALayer(nn.Module):
@@ -66,7 +73,7 @@ class PNALayer(nn.Module):
         if not is_last:
             if norm is not None:
                 self.norm = nn.LayerNorm(dim) if norm == "neuron" else NetworkNorm(dim)
-            self.dropout = nn.Dropout(dropout)
+            self.dropout = FastDropout(dropout)
         if updates_edges:
             self.edge_own = nn.Linear(dim, dim)
             self.edge_source = nn.Linear(dim, dim)
@@ -96,8 +103,8 @@ class PNALayer(nn.Module):
             normal = self.norm(batch, neurons) if is_graph else self.norm(neurons)
             neurons = self.dropout(nn.functional.silu(normal))
         if self.updates_edges:
-            ends = self.edge_target(neurons), self.edge_source(neurons)
-            edges = edges.updated(self.edge_own, *ends, self.edge_out)
+            ends = joined(neurons, self.edge_target, self.edge_source)
+            edges = edges.updated(self.edge_own, ends, self.edge_out)
         return neurons, edges
 
     def update_neurons(
@@ -109,17 +116,30 @@ class PNALayer(nn.Module):
         wanted: Sequence[bool],
     ) -> tuple[Tensor, EdgeChain]:
         """All neurons at once, from messages between their old features; see ``forward``."""
-        ends = self.message_target(neurons), self.message_source(neurons)
-        statistics, degree, edges = edges.messages(self.film, *ends, wanted)
+        ends = joined(neurons, self.message_target, self.message_source)
+        statistics, degree, edges = edges.messages(self.film, ends, wanted)
         return self.summary(neurons, statistics, degree, log_degree), edges
 
     def summary(
         self, neurons: Tensor, statistics: Tensor, degree: Tensor, log_degree: Tensor
     ) -> Tensor:
-        """``C P [x; M; log(d + 1) / delta M]``."""
-        amplified = statistics * ((degree + 1).log() / log_degree.to(neurons.dtype))
-        features: Tensor = self.out(self.post(torch.cat([neurons, statistics, amplified], dim=1)))
-        return features
+        """``C P [x; M; log(d + 1) / delta M]``; C and P, and the parts of P, act on their own."""
+        dim = neurons.shape[1]
+        weight, bias = self.out.weight @ self.post.weight, self.out.bias
+        own, plain, amplified = weight.split([dim, 4 * dim, 4 * dim], dim=1)
+        heard = linear(statistics, torch.cat([plain, amplified]))
+        amplifier = (degree + 1).log() / log_degree.to(neurons.dtype)
+        features = linear(neurons, own, linear(self.post.bias, self.out.weight, bias))
+        return torch.addcmul(features + heard[:, :dim], heard[:, dim:], amplifier)
+
+
+def joined(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """Two linear maps of the same features side by side, one product."""
+    biases = [
+        weight.new_zeros(len(weight)) if bias is None else bias
+        for weight, bias in ((first.weight, first.bias), (second.weight, second.bias))
+    ]
+    return linear(x, torch.cat([first.weight, second.weight]), torch.cat(biases))
 
 
 def edge_mean(batch: GraphBatch, edges: Tensor) -> Tensor:
