@@ -10,6 +10,7 @@ from torch import Tensor
 
 from paramgraph.engine.edge_pass import EdgePass, Ends
 from paramgraph.engine.kernels import FilmTile, RawTile, UpdateTile
+from paramgraph.engine.native import runs_natively
 from paramgraph.engine.tiles import Tiles, workspace
 
 __all__ = ["EdgeSource", "EdgeTiles", "EdgeUpdate", "FilmWeights"]
@@ -87,7 +88,10 @@ class EdgeTiles:
         self.like = like
         self.space = workspace(like)
         self.dim = like.shape[-1]
-        self.tiles = Tiles(edges.shape, self.dim, like)
+        self.is_native = runs_natively(like)
+        # Compiled code keeps little of a pass in hand, so a stored one need not be cut.
+        is_whole = self.is_native and source.state is not None
+        self.tiles = Tiles(edges.shape, self.dim, like, is_whole=is_whole)
         self.weights = [update.weight for update in updates]
         self.ends = [Ends(edges, update.ends) for update in updates]
         self.film_ends = None if film is None else Ends(edges, film.ends)

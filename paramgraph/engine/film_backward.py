@@ -10,8 +10,17 @@ from torch import Tensor
 
 from paramgraph.engine.edge_pass import EdgePass
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeTiles, EdgeUpdate, FilmWeights
-from paramgraph.engine.kernels import Both, RawTile, TileGradients, backward_tile
+from paramgraph.engine.kernels import (
+    Both,
+    FilmTile,
+    RawTile,
+    TileGradients,
+    UpdateTile,
+    backward_tile,
+    read_tile,
+)
 from paramgraph.engine.moments import MessageTotals
+from paramgraph.engine.native import backward_natively
 
 __all__ = ["BackwardPass", "Gradients"]
 
@@ -112,14 +121,14 @@ class BackwardPass(EdgeTiles):
             updates,
             films,
             none if state is None else self.tiles.of_rows(state),
-            none if gradient is None else self.tiles.of_rows(gradient),
+            none if gradient is None else self.tiles.of_rows(gradient.contiguous()),
             totals,
             out,
             strict=True,
         )
         of_values = none if self.of_source[1] is None else self.tiles.of_targets(self.of_source[1])
         for tile, part in zip(arguments, of_values, strict=True):
-            flows = backward_tile(self.space, *tile)
+            flows = self._run_tile(*tile)
             source = tile[0]
             if part is not None and isinstance(source, RawTile):
                 part.copy_(source.values_gradient(self.space, flows).view(part.shape))
@@ -129,6 +138,29 @@ class BackwardPass(EdgeTiles):
             ends.write_gradient(self.total.of_update(number)[1])
         if of_totals is not None and self.film_ends is not None:
             self.film_ends.write_gradient(self.total.of_film()[2])
+
+    def _run_tile(
+        self,
+        source: Tensor | RawTile,
+        updates: list[UpdateTile],
+        film: FilmTile | None,
+        state: Tensor | None,
+        flows: Tensor | None,
+        of_totals: Sequence[Tensor],
+        out: TileGradients,
+    ) -> Tensor:
+        """Gradient of the features before all updates."""
+        if not self.is_native or (film is None and not updates):
+            return backward_tile(self.space, source, updates, film, state, flows, of_totals, out)
+        if isinstance(source, RawTile) and state is not None and not updates:
+            x = state
+        else:
+            x = read_tile(self.space, source, (), None)
+        of_x = self.space.get("of input", x.shape) if out.source is None else out.source
+        backward_natively(x, updates, film, state, flows, of_totals, out, of_x)
+        if isinstance(source, RawTile):
+            source.add_gradients(self.space, of_x, out.raw)
+        return of_x
 
     def _source_gradients(self) -> tuple[Sequence[Any], Sequence[Any]]:
         """Where the gradients of states go, and those of weight and bias of a raw source."""

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from paramgraph.engine.edge_pass import EdgePass
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeTiles, EdgeUpdate, FilmWeights
-from paramgraph.engine.kernels import read_tile
+from paramgraph.engine.kernels import FilmTile, RawTile, UpdateTile, read_tile
 from paramgraph.engine.moments import MessageTotals
+from paramgraph.engine.native import forward_natively
 
 __all__ = ["ForwardPass"]
 
@@ -48,13 +49,29 @@ class ForwardPass(EdgeTiles):
     def run(self) -> None:
         """Fill ``state`` and ``totals``."""
         sources, updates = self.source_tiles(), self.update_tiles()
-        kept: Sequence[Tensor | None] = [None] * len(updates)
-        if self.state is not None:
-            kept = self.tiles.of_rows(self.state)
-        if self.totals is None:
-            for tile in zip(sources, updates, kept, strict=True):
-                read_tile(self.space, *tile)
+        none: list[None] = [None] * len(updates)
+        kept = none if self.state is None else self.tiles.of_rows(self.state)
+        films: Sequence[FilmTile | None] = none
+        totals: Sequence[Sequence[Tensor]] = [()] * len(updates)
+        if self.totals is not None:
+            films = self.film_tiles()
+            parts = (self.target_tiles(total) for total in self.totals)
+            totals = list(zip(*parts, strict=True))
+        for tile in zip(sources, updates, films, kept, totals, strict=True):
+            self._run_tile(*tile)
+
+    def _run_tile(
+        self,
+        source: Tensor | RawTile,
+        updates: list[UpdateTile],
+        film: FilmTile | None,
+        kept: Tensor | None,
+        totals: Sequence[Tensor],
+    ) -> None:
+        if not self.is_native or (film is None and not updates):
+            x = read_tile(self.space, source, updates, kept)
+            if film is not None:
+                film.moments(self.space, x, totals)
             return
-        out = zip(*(self.target_tiles(total) for total in self.totals), strict=True)
-        for *tile, film, totals in zip(sources, updates, kept, self.film_tiles(), out, strict=True):
-            film.moments(self.space, read_tile(self.space, *tile), totals)
+        x = read_tile(self.space, source, (), None if updates else kept)
+        forward_natively(x, updates, film, kept if updates else None, totals)

@@ -92,12 +92,18 @@ class RawTile(NamedTuple):
                 rows.addmm_(part, weight)
         return out
 
-    def add_weight_gradient(self, space: Workspace, flows: Tensor, out: Tensor) -> None:
-        """Add the gradient of the weight, from that of the features."""
-        of_parts = out.chunk(1 + self.is_wave, dim=1)
-        for values, rows in self.chunks(flows):
-            for part, of_part in zip(self.parts(space, values), of_parts, strict=True):
-                of_part.addmm_(rows.t(), part)
+    def add_gradients(
+        self, space: Workspace, flows: Tensor, out: tuple[Tensor | None, Tensor | None]
+    ) -> None:
+        """Add the gradients of weight and bias, where wanted, from that of the features."""
+        weight, bias = out
+        if bias is not None:
+            bias.add_(flows.sum(0))
+        if weight is not None:
+            of_parts = weight.chunk(1 + self.is_wave, dim=1)
+            for values, rows in self.chunks(flows):
+                for part, of_part in zip(self.parts(space, values), of_parts, strict=True):
+                    of_part.addmm_(rows.t(), part)
 
     def values_gradient(self, space: Workspace, flows: Tensor) -> Tensor:
         """Gradient of the values, from that of the features."""
@@ -237,7 +243,7 @@ def backward_tile(
         kept = space.get("of input", x.shape) if kept is None else kept
         flows = torch.mm(gradient, updates[number].weight, out=kept)
     if isinstance(source, RawTile):
-        _to_raw(space, source, flows, out.raw)
+        source.add_gradients(space, flows, out.raw)
     elif out.source is not None and flows.data_ptr() != out.source.data_ptr():
         out.source.copy_(flows)
     return flows
@@ -279,13 +285,3 @@ def _to_ends(gradient: Tensor, out: Both) -> None:
     gradient = gradient.view(num, targets, -1, dim)
     torch.sum(gradient, 2, keepdim=True, out=out.targets)
     out.sources.add_(gradient.sum(1, keepdim=True))
-
-
-def _to_raw(
-    space: Workspace, source: RawTile, flows: Tensor, out: tuple[Tensor | None, Tensor | None]
-) -> None:
-    weight, bias = out
-    if bias is not None:
-        bias.add_(flows.sum(0))
-    if weight is not None:
-        source.add_weight_gradient(space, flows, weight)

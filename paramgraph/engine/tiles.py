@@ -55,6 +55,7 @@ class Tiles:
         shape: Blocks, targets and sources.
         dim: Width of what is kept per edge.
         like: For the dtype and the device.
+        is_whole: Whether there is one tile.
 
     Attributes:
         num_rows: Edges of each tile.
@@ -64,10 +65,13 @@ class Tiles:
         [96]
     """
 
-    def __init__(self, shape: tuple[int, int, int], dim: int, like: Tensor) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], dim: int, like: Tensor, *, is_whole: bool = False
+    ) -> None:
         blocks, targets, sources = shape
         self.shape = shape
         rows = max(1, _bytes(like.device) // (dim * like.element_size()))
+        rows = math.prod(shape) if is_whole else rows
         self._blocks_each = rows // max(1, targets * sources)
         self._targets_each: list[int] = []
         if not blocks * targets * sources:
