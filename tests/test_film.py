@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from networks import HAZARDS
@@ -19,16 +25,18 @@ from paramgraph.engine import (
     edge_passes,
     film_pass,
     message_statistics,
+    native,
     num_messages,
     slow_moments,
     tile_bytes,
 )
+from paramgraph.engine.native import native_status, runs_natively
 from paramgraph.engine.tiles import Tiles
 
-DIM, NUM_ROWS = 6, 4
+NUM_ROWS = 4
 NAMES = ("mlp", "residual_mlp", "depthwise", "width_one", "two_inputs")
 # One tile per bucket, tiles of some blocks, tiles of some targets, tiles of one target.
-SIZES = (1 << 18, 8 * DIM * 40, 8 * DIM * 7, 1)
+SIZES = (1 << 18, 8 * 16 * 40, 8 * 16 * 7, 1)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,8 @@ def batch() -> GraphBatch:
 class Pieces:
     """Random inputs of a pass with two updates, and a basis per kernel size."""
 
-    def __init__(self, batch: GraphBatch) -> None:
+    def __init__(self, batch: GraphBatch, dim: int = 6) -> None:
+        self.dim = dim
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> Tensor:
@@ -51,9 +60,9 @@ class Pieces:
             return (0.5 * values).requires_grad_()
 
         num = batch.num_neurons
-        self.updates = [(random(DIM, DIM), random(num, 2 * DIM)) for _ in range(2)]
-        self.film = random(2 * DIM, DIM), random(2 * DIM), random(num, 2 * DIM)
-        self.lift = random(DIM, 2 * NUM_ROWS), random(DIM)
+        self.updates = [(random(dim, dim), random(num, 2 * dim)) for _ in range(2)]
+        self.film = random(2 * dim, dim), random(2 * dim), random(num, 2 * dim)
+        self.lift = random(dim, 2 * NUM_ROWS), random(dim)
         self.values = [b.values.flatten(0, 1).clone().requires_grad_() for b in batch.buckets]
         self.bases = [random(len(b.positions), NUM_ROWS).detach() for b in batch.buckets]
 
@@ -65,6 +74,7 @@ class Pieces:
 def one_by_one(batch: GraphBatch, pieces: Pieces, num_updates: int) -> tuple[list[Tensor], Tensor]:
     """Features and statistics by an explicit list of edges, per pass and neuron."""
     states, targets, messages = [], [], []
+    dim = pieces.dim
     for is_reverse in (False, True):
         for edges, values, basis in zip(
             edge_passes(batch, is_reverse=is_reverse), pieces.values, pieces.bases, strict=True
@@ -73,12 +83,12 @@ def one_by_one(batch: GraphBatch, pieces: Pieces, num_updates: int) -> tuple[lis
             phase = edges.arrange(values).reshape(-1, values.shape[-1]) @ basis
             x = torch.cat([phase.cos(), phase.sin()], 1) @ pieces.lift[0].T + pieces.lift[1]
             for weight, ends in pieces.updates[:num_updates]:
-                x = silu(x @ weight.T + ends[target, :DIM] + ends[source, DIM:])
+                x = silu(x @ weight.T + ends[target, :dim] + ends[source, dim:])
             weight, bias, ends = pieces.film
             scale, shift = (x @ weight.T + bias).chunk(2, dim=1)
             states.append(x)
             targets.append(target)
-            messages.append(scale * (ends[target, :DIM] + ends[source, DIM:]) + shift)
+            messages.append(scale * (ends[target, :dim] + ends[source, dim:]) + shift)
     return states, slow_moments(torch.cat(messages), torch.cat(targets), batch.num_neurons)
 
 
@@ -128,10 +138,14 @@ def gradients(result: tuple[list[Tensor], Tensor], inputs: list[Tensor]) -> list
 @pytest.mark.parametrize("num_bytes", SIZES)
 @pytest.mark.parametrize("num_updates", [0, 1, 2])
 @pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "recomputed"])
+@pytest.mark.parametrize("is_native", [False, True], ids=["pytorch", "native"])
 def test_tiles_equal_one_message_at_a_time(
-    batch: GraphBatch, num_bytes: int, num_updates: int, is_stored: bool
+    batch: GraphBatch, num_bytes: int, num_updates: int, is_stored: bool, is_native: bool
 ) -> None:
-    pieces = Pieces(batch)
+    pieces = Pieces(batch, dim=16 if is_native else 6)  # compiled code has whole vectors only
+    if is_native and not runs_natively(pieces.film[0]):
+        pytest.skip(native_status())
+    assert runs_natively(pieces.film[0]) is is_native
     slow = one_by_one(batch, pieces, num_updates)
     with tile_bytes(num_bytes):
         fast = in_tiles(batch, pieces, num_updates, is_stored=is_stored)
@@ -143,10 +157,11 @@ def test_tiles_equal_one_message_at_a_time(
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_messages_that_are_equal_share_the_gradient_of_the_least() -> None:
+@pytest.mark.parametrize("dim", [6, 16], ids=["pytorch", "native"])
+def test_messages_that_are_equal_share_the_gradient_of_the_least(dim: int) -> None:
     """All weights 0: every message to a neuron is the same, so is what it gets back."""
     batch = pg.collate([pair("mlp", 0)])
-    pieces = Pieces(batch)
+    pieces = Pieces(batch, dim)
     ends = torch.zeros_like(pieces.film[2]).requires_grad_()
     passes = edge_passes(batch, is_reverse=False)
     sources = [EdgeSource(bias=pieces.lift[1])] * len(passes)
@@ -154,9 +169,14 @@ def test_messages_that_are_equal_share_the_gradient_of_the_least() -> None:
     _, totals = film_pass(passes, sources, [], film, keeps_state=False)
     assert totals is not None
     (gradient,) = torch.autograd.grad(totals.lows[3:8].sum(), [ends])  # a layer of 3 inputs
-    of_inputs = gradient[:3, DIM:]
+    of_inputs = gradient[:3, pieces.dim :]
     assert of_inputs.abs().min() > 0
     torch.testing.assert_close(of_inputs, of_inputs[:1].expand(3, -1))
+    # The gradient of the least message is shared, not given to each.
+    targets = gradient[3:8, :dim].sum(0)
+    torch.testing.assert_close(of_inputs.sum(0), targets)
+    scale = (pieces.lift[1] @ pieces.film[0].T + pieces.film[1])[:dim]
+    torch.testing.assert_close(targets, 5 * scale)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +214,92 @@ def test_a_second_derivative_is_refused() -> None:
     batch = pg.collate([pair("mlp", 0)])
     metanetwork = pg.nn.make_metanetwork("ng-gnn", 1, hidden_dim=4).double()
     loss = metanetwork(batch).sum()
-    weight = metanetwork.layers[0].film.weight
+    weight = metanetwork.get_parameter("layers.0.film.weight")
     (gradient,) = torch.autograd.grad(loss, [weight], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+# --- compiled code
+
+
+def test_compiled_code_equals_pytorch_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several threads, extreme values and blocks larger than what is done at a time."""
+    if not runs_natively(torch.zeros(1, 32)):
+        pytest.skip(native_status())
+    network = torch.nn.Sequential(torch.nn.Linear(3, 70), torch.nn.Tanh(), torch.nn.Linear(70, 5))
+    graph = pg.capture(network, torch.randn(2, 3))
+    states = [{k: 100 * v for k, v in network.state_dict().items()}, network.state_dict()]
+    batch = pg.collate([(graph, graph.features(states))])
+    torch.manual_seed(0)
+    metanetwork = pg.nn.make_metanetwork("ng-gnn", 4, edge_state="stored")
+
+    def run() -> list[Tensor]:
+        metanetwork.zero_grad()
+        out = metanetwork(batch)
+        out.square().sum().backward()
+        return [out.detach(), *(p.grad for p in metanetwork.parameters() if p.grad is not None)]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        native = run()
+        torch.set_num_threads(1)
+        single = run()
+        monkeypatch.setattr("paramgraph.engine.edge_tiles.runs_natively", lambda like: False)
+        plain = run()
+    finally:
+        torch.set_num_threads(before)
+    for first, second, third in zip(native, single, plain, strict=True):
+        scale = float(third.abs().max()) + 1e-6
+        torch.testing.assert_close(first, third, rtol=0, atol=1e-4 * scale)
+        torch.testing.assert_close(second, third, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("PARAMGRAPH_NATIVE", "0", "PyTorch: PARAMGRAPH_NATIVE=0"),
+        ("PATH", "", r"PyTorch: no C\+\+ compiler \(g\+\+ or clang\+\+\) is on the path"),
+    ],
+)
+def test_without_compiled_code_the_reason_is_told(variable: str, value: str, reason: str) -> None:
+    code = (
+        "import torch, paramgraph as pg; from paramgraph.engine import native_status; "
+        "print(native_status()); n = torch.nn.Linear(2, 3); g = pg.capture(n, torch.ones(1, 2)); "
+        "m = pg.nn.make_metanetwork('ng-gnn', 1); v = g.features(n.state_dict()); "
+        "print(m(pg.collate([(g, v)])).isfinite().all().item())"
+    )
+    environment = {**os.environ, variable: value}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    status, result = found.stdout.splitlines()
+    assert re.fullmatch(reason, status)
+    assert result == "True"
+
+
+def test_a_compiler_that_fails_is_told_and_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho no such flag >&2; exit 1\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library, reason = native._library.__wrapped__()
+    assert library is None
+    assert reason == f"{compiler} failed: no such flag"
+    assert "edges are computed by PyTorch" in caplog.text
+
+
+def test_code_is_not_loaded_from_a_folder_that_others_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "paramgraph").mkdir()
+    (tmp_path / "paramgraph").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
+    library, reason = native._library.__wrapped__()
+    assert library is None
+    assert "can be written by others; code is not loaded from there" in reason

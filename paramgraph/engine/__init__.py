@@ -11,6 +11,7 @@ from paramgraph.engine.edge_pass import EdgePass, edge_passes
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeUpdate, FilmWeights
 from paramgraph.engine.film import film_pass
 from paramgraph.engine.moments import MessageTotals, message_statistics, num_messages
+from paramgraph.engine.native import native_status
 from paramgraph.engine.slow import edge_index, slow_moments, slow_push
 from paramgraph.engine.tiles import tile_bytes
 
@@ -26,6 +27,7 @@ __all__ = [
     "film_pass",
     "in_full",
     "message_statistics",
+    "native_status",
     "num_messages",
     "push",
     "receivers_of",

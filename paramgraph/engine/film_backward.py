@@ -105,7 +105,8 @@ class BackwardPass(EdgeTiles):
             return
         sources, updates = self.source_tiles(), self.update_tiles()
         none: list[Any] = [None] * len(updates)
-        films, of_films, totals = none, none, [()] * len(updates)
+        films, of_films = none, none
+        totals: list[list[Tensor]] = [[] for _ in updates]
         if of_totals is not None:
             films, of_films = self.film_tiles(), self._film_gradients()
             parts = [self.target_tiles(total) for total in of_totals]

@@ -226,10 +226,10 @@ def backward_tile(
     inputs, before = [x], []
     for number, update in enumerate(updates):
         before.append(update.before(space, inputs[-1], f"before {number}"))
-        is_kept = state is not None and number == len(updates) - 1
-        inputs.append(
-            state if is_kept else _silu(before[-1], out=space.get(f"input {number}", x.shape))
-        )
+        if state is not None and number == len(updates) - 1:
+            inputs.append(state)
+        else:
+            inputs.append(_silu(before[-1], out=space.get(f"input {number}", x.shape)))
     if film is not None and out.film is not None:
         flows = _through_messages(space, inputs[-1], film, of_moments, flows, out.film)
     assert flows is not None

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,26 +34,30 @@ _VECTOR_BYTES = 64
 _NAMES = {torch.float32: "film_float", torch.float64: "film_double"}
 
 
+def _named(kind: Any, *names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names]
+
+
 class _Update(ctypes.Structure):
+    """``Update`` of film.cpp, field by field."""
+
     _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in "weight turned targets sources of_weight of_targets of_sources".split()
+        *_named(ctypes.c_void_p, "weight", "turned", "targets", "sources"),
+        *_named(ctypes.c_void_p, "of_weight", "of_targets", "of_sources"),
     ]
 
 
 class _Pass(ctypes.Structure):
+    """``Pass`` of film.cpp, field by field."""
+
     _fields_ = [
-        *((name, ctypes.c_long) for name in "blocks targets sources dim num_updates".split()),
+        *_named(ctypes.c_long, "blocks", "targets", "sources", "dim", "num_updates"),
         ("updates", ctypes.POINTER(_Update)),
-        *(
-            (name, ctypes.c_void_p)
-            for name in "features state film film_turned film_bias film_targets film_sources".split()
-        ),
+        *_named(ctypes.c_void_p, "features", "state", "film", "film_turned", "film_bias"),
+        *_named(ctypes.c_void_p, "film_targets", "film_sources"),
         ("totals", ctypes.c_void_p * 4),
-        *(
-            (name, ctypes.c_void_p)
-            for name in "flows of_features of_film of_film_bias of_film_targets of_film_sources".split()
-        ),
+        *_named(ctypes.c_void_p, "flows", "of_features", "of_film", "of_film_bias"),
+        *_named(ctypes.c_void_p, "of_film_targets", "of_film_sources"),
     ]
 
 

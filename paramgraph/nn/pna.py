@@ -135,11 +135,11 @@ class PNALayer(nn.Module):
 
 def joined(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
     """Two linear maps of the same features side by side, one product."""
-    biases = [
+    biases: list[Tensor] = [
         weight.new_zeros(len(weight)) if bias is None else bias
         for weight, bias in ((first.weight, first.bias), (second.weight, second.bias))
     ]
-    return linear(x, torch.cat([first.weight, second.weight]), torch.cat(biases))
+    return linear(x, torch.cat((first.weight, second.weight)), torch.cat(biases))
 
 
 def edge_mean(batch: GraphBatch, edges: Tensor) -> Tensor:
