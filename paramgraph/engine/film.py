@@ -34,6 +34,7 @@ def film_pass(
     film: FilmWeights | None,
     *,
     keeps_state: bool,
+    reuses_state: bool = False,
     targets: tuple[int, int] | None = None,
 ) -> tuple[list[Tensor], MessageTotals | None]:
     """Run some passes over the edges.
@@ -44,6 +45,8 @@ def film_pass(
         updates: Applied one after the other to the features of every edge.
         film: What makes messages; ``None`` makes none.
         keeps_state: Whether the features after all updates are returned.
+        reuses_state: Whether new states may be written where stored sources are, which are not read
+            again; only where no gradient is wanted.
         targets: First and last + 1 neuron that may be sent messages; all when not given.
 
     Returns:
@@ -63,9 +66,12 @@ def film_pass(
     if film is not None and targets is None:
         targets = 0, film.ends.shape[0]
     waves = tuple(source.is_wave for source in sources)
-    spec = _Spec(tuple(passes), len(updates), targets if film else None, keeps_state, waves)
     if not passes:
         raise ValueError("film_pass needs at least one pass.")
+    if reuses_state and torch.is_grad_enabled():
+        raise ValueError("film_pass cannot reuse states that the backward pass will read.")
+    targets = targets if film else None
+    spec = _Spec(tuple(passes), len(updates), targets, keeps_state, reuses_state, waves)
     flat: tuple[Tensor, ...] = _FilmFunction.apply(spec, *map(in_full, tensors))
     num_states = len(passes) if keeps_state else 0
     totals = None if film is None else MessageTotals(*flat[num_states:])
@@ -80,6 +86,7 @@ class _Spec:
     num_updates: int
     targets: tuple[int, int] | None
     keeps_state: bool
+    reuses_state: bool
     is_wave: tuple[bool, ...]
 
     @property
@@ -111,7 +118,11 @@ class _FilmFunction(torch.autograd.Function):
         states: list[Tensor] = []
         parts: list[MessageTotals] = []
         for edges, source in zip(spec.passes, sources, strict=True):
-            run = ForwardPass(edges, source, updates, film, keeps_state=spec.keeps_state)
+            state = source.state if spec.reuses_state and updates else None
+            if spec.keeps_state and state is None:
+                like = source.bias if source.state is None else source.state
+                state = like.new_empty(edges.num_edges, like.shape[-1])
+            run = ForwardPass(edges, source, updates, film, state if spec.keeps_state else None)
             run.run()
             if run.state is not None:
                 states.append(run.state)

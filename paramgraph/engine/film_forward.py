@@ -23,10 +23,9 @@ class ForwardPass(EdgeTiles):
         source: Likewise.
         updates: Likewise.
         film: Likewise.
-        keeps_state: Whether the features after all updates are kept.
+        state: Where the features after all updates are kept, if they are.
 
     Attributes:
-        state: These, if they are kept.
         totals: Of the messages, if any are made, one row per target.
     """
 
@@ -36,11 +35,10 @@ class ForwardPass(EdgeTiles):
         source: EdgeSource,
         updates: Sequence[EdgeUpdate],
         film: FilmWeights | None,
-        *,
-        keeps_state: bool,
+        state: Tensor | None,
     ) -> None:
         super().__init__(edges, source, updates, film)
-        self.state = self.like.new_empty(edges.num_edges, self.dim) if keeps_state else None
+        self.state = state
         self.totals: MessageTotals | None = None
         if film is not None:
             new = self.like.new_empty(4, edges.shape[0] * edges.shape[1], self.dim)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paramgraph.engine.tiles import Workspace
+from paramgraph.engine.tiles import Workspace, rows_of_tile
 
 __all__ = [
     "Both",
@@ -65,8 +65,7 @@ class RawTile(NamedTuple):
 
     def chunks(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Values and tensors with as many rows, in chunks whose features stay in cache."""
-        # Features are wider than what is made of them.
-        step = max(1, self.values.shape[0] * self.bias.shape[0] // self.basis.shape[1])
+        step = rows_of_tile(self.basis.shape[1], self.basis)
         return zip(self.values.split(step), *(r.split(step) for r in rows), strict=True)
 
     def parts(self, space: Workspace, values: Tensor) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["Tiles", "Workspace", "tile_bytes", "workspace"]
+__all__ = ["Tiles", "Workspace", "rows_of_tile", "tile_bytes", "workspace"]
 
 _CPU_BYTES = 1 << 18  # one buffer; about eight are in use, which fit a second-level cache
 _GPU_BYTES = 1 << 26  # large enough to hide launches
@@ -70,8 +70,7 @@ class Tiles:
     ) -> None:
         blocks, targets, sources = shape
         self.shape = shape
-        rows = max(1, _bytes(like.device) // (dim * like.element_size()))
-        rows = math.prod(shape) if is_whole else rows
+        rows = math.prod(shape) if is_whole else rows_of_tile(dim, like)
         self._blocks_each = rows // max(1, targets * sources)
         self._targets_each: list[int] = []
         if not blocks * targets * sources:
@@ -101,6 +100,11 @@ class Tiles:
         if not self._targets_each:
             return tensor.split(self._blocks_each) if self.num_rows else ()
         return [block for block in tensor.split(1) for _ in self._targets_each]
+
+
+def rows_of_tile(dim: int, like: Tensor) -> int:
+    """How many rows of a buffer ``[rows, dim]`` fit the size of a tile."""
+    return max(1, _bytes(like.device) // (dim * like.element_size()))
 
 
 def _parts(total: int, each: int) -> list[int]:

@@ -109,7 +109,13 @@ class EdgeChain:
         keeps = self.is_stored and self._is_unfinished and len(chosen) == len(self.passes)
         sources = [self.sources[i] for i in chosen]
         states, totals = film_pass(
-            passes, sources, self.updates, weights, keeps_state=keeps, targets=(start, end)
+            passes,
+            sources,
+            self.updates,
+            weights,
+            keeps_state=keeps,
+            reuses_state=keeps and not torch.is_grad_enabled(),
+            targets=(start, end),
         )
         assert totals is not None
         count = num_messages(passes, ends.detach())[start:end]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from paramgraph.batch import Bucket, GraphBatch
 from paramgraph.engine import EdgeSource
@@ -260,8 +261,10 @@ class NeuronEncoder(nn.Module):
         if self.num_frequencies:
             # Absent values are 0: they add nothing to the phase.
             phase = values @ self.frequencies.to(values.dtype)
-            values = torch.cat([phase.cos(), phase.sin()], dim=1)
-        features = self.lift(values)
+            of_cos, of_sin = self.lift.weight.chunk(2, dim=1)
+            features = linear(phase.cos(), of_cos, self.lift.bias) + linear(phase.sin(), of_sin)
+        else:
+            features = self.lift(values)
         if self.probes is not None:
             features = features + self.probes(batch)
         features = self.map(features)
