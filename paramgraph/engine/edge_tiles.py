@@ -71,6 +71,7 @@ class EdgeTiles:
         source: Where features come from.
         updates: Applied to them.
         film: Makes messages of them; ``None`` makes none.
+        is_kept: Whether the features after all updates are stored.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class EdgeTiles:
         source: EdgeSource,
         updates: Sequence[EdgeUpdate],
         film: FilmWeights | None,
+        *,
+        is_kept: bool,
     ) -> None:
         self.edges = edges
         self.source = source
@@ -89,8 +92,9 @@ class EdgeTiles:
         self.space = workspace(like)
         self.dim = like.shape[-1]
         self.is_native = runs_natively(like)
-        # Compiled code keeps little of a pass in hand, so a stored one need not be cut.
-        is_whole = self.is_native and source.state is not None
+        # Compiled code has few edges in hand at a time, so what it reads need not be cut if stored.
+        is_stored = source.state is not None or (is_kept and not updates)
+        is_whole = self.is_native and is_stored
         self.tiles = Tiles(edges.shape, self.dim, like, is_whole=is_whole)
         self.weights = [update.weight for update in updates]
         self.ends = [Ends(edges, update.ends) for update in updates]

@@ -160,7 +160,9 @@ class _FilmFunction(torch.autograd.Function):
         total = Gradients(tensors[: spec.num_shared])
         for number, (edges, source) in enumerate(zip(spec.passes, sources, strict=True)):
             wanted = needs[spec.num_shared + 5 * number :][:5]
-            run = BackwardPass(edges, source, updates, film, total, wanted)
+            run = BackwardPass(
+                edges, source, updates, film, total, wanted, is_kept=spec.keeps_state
+            )
             run.run(
                 states[number] if states else None,
                 of_states[number] if of_states else None,

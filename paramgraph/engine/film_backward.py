@@ -67,6 +67,7 @@ class BackwardPass(EdgeTiles):
         film: Likewise.
         total: Where gradients are added.
         wanted: Which of the tensors of ``source`` need one.
+        is_kept: Whether the features after all updates were kept.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class BackwardPass(EdgeTiles):
         film: FilmWeights | None,
         total: Gradients,
         wanted: Sequence[bool],
+        *,
+        is_kept: bool,
     ) -> None:
-        super().__init__(edges, source, updates, film)
+        super().__init__(edges, source, updates, film, is_kept=is_kept)
         self.total = total
         self.is_constant = source.state is None and source.weight is None
         # States and values are written, weights and biases added to.

@@ -37,7 +37,7 @@ class ForwardPass(EdgeTiles):
         film: FilmWeights | None,
         state: Tensor | None,
     ) -> None:
-        super().__init__(edges, source, updates, film)
+        super().__init__(edges, source, updates, film, is_kept=state is not None)
         self.state = state
         self.totals: MessageTotals | None = None
         if film is not None:
