@@ -192,8 +192,7 @@ def test_messages_that_are_equal_share_the_gradient_of_the_least(dim: int) -> No
 def test_tiles_hold_what_fits_and_cover_every_edge(
     shape: tuple[int, int, int], rows: int, expected: list[int]
 ) -> None:
-    with tile_bytes(rows * 8):
-        tiles = Tiles(shape, 2, torch.zeros(1))
+    tiles = Tiles(shape, rows)
     assert tiles.num_rows == expected
     blocks, targets, sources = shape
     everything = torch.arange(blocks * targets * sources)

@@ -11,7 +11,7 @@ from torch import Tensor
 from paramgraph.engine.edge_pass import EdgePass, Ends
 from paramgraph.engine.kernels import FilmTile, RawTile, UpdateTile
 from paramgraph.engine.native import runs_natively
-from paramgraph.engine.tiles import Tiles, workspace
+from paramgraph.engine.tiles import Tiles, rows_of_tile, workspace
 
 __all__ = ["EdgeSource", "EdgeTiles", "EdgeUpdate", "FilmWeights"]
 
@@ -63,6 +63,10 @@ class FilmWeights(NamedTuple):
     ends: Tensor
 
 
+_NATIVE_TILES = 8
+"""Compiled code is called for so many tiles at once: a call costs as much as some hundred edges."""
+
+
 class EdgeTiles:
     """What forward and backward share: the arguments of a pass, cut into tiles.
 
@@ -94,8 +98,10 @@ class EdgeTiles:
         self.is_native = runs_natively(like)
         # Compiled code has few edges in hand at a time, so what it reads need not be cut if stored.
         is_stored = source.state is not None or (is_kept and not updates)
-        is_whole = self.is_native and is_stored
-        self.tiles = Tiles(edges.shape, self.dim, like, is_whole=is_whole)
+        rows = rows_of_tile(self.dim, like)
+        if self.is_native:
+            rows = max(1, edges.num_edges) if is_stored else _NATIVE_TILES * rows
+        self.tiles = Tiles(edges.shape, rows)
         self.weights = [update.weight for update in updates]
         self.ends = [Ends(edges, update.ends) for update in updates]
         self.film_ends = None if film is None else Ends(edges, film.ends)

@@ -187,6 +187,15 @@ def backward_natively(
     call.run(is_backward=True)
 
 
+@functools.cache
+def _threads(num: int) -> ThreadPoolExecutor:
+    """Threads that stay; the interpreter is let go of while they compute."""
+    return ThreadPoolExecutor(num, thread_name_prefix="paramgraph")
+
+
+_MIN_EDGES = 4096
+"""Of one thread: fewer are done before a second thread has begun."""
+
 Fields = dict[str, Tensor | None]
 
 
@@ -226,7 +235,8 @@ class _Call:
         assert features is not None
         function = getattr(library, _NAMES[features.dtype])
         num_places = self.shape[0] * self.shape[1]
-        num_threads = max(1, min(torch.get_num_threads(), num_places))
+        num_edges = num_places * self.shape[2]
+        num_threads = max(1, min(torch.get_num_threads(), num_places, num_edges // _MIN_EDGES))
         if num_threads == 1:
             for fields, name, total in self.shared:
                 fields[name] = total
@@ -240,13 +250,14 @@ class _Call:
             parts.append(part)
             structs.append(self._struct())
         bounds = [num_places * i // num_threads for i in range(num_threads + 1)]
-        with ThreadPoolExecutor(num_threads) as pool:
-            calls = [
-                pool.submit(function, ctypes.byref(struct), int(is_backward), *bounds[i : i + 2])
-                for i, struct in enumerate(structs)
-            ]
-            for call in calls:
-                call.result()
+        calls = [
+            _threads(num_threads).submit(
+                function, ctypes.byref(struct), int(is_backward), *bounds[i : i + 2]
+            )
+            for i, struct in enumerate(structs)
+        ]
+        for call in calls:
+            call.result()
         for part in parts:
             for (_, _, total), own in zip(self.shared, part, strict=True):
                 total += own

@@ -36,8 +36,8 @@ def tile_bytes(num_bytes: int) -> Iterator[None]:
 
     Example:
         >>> with tile_bytes(1024):
-        ...     Tiles((6, 4, 4), 8, torch.zeros(1)).num_rows
-        [32, 32, 32]
+        ...     rows_of_tile(8, torch.zeros(1))
+        32
     """
     if num_bytes < 1:
         raise ValueError(f"num_bytes of a tile must be positive, got {num_bytes}.")
@@ -53,24 +53,19 @@ class Tiles:
 
     Args:
         shape: Blocks, targets and sources.
-        dim: Width of what is kept per edge.
-        like: For the dtype and the device.
-        is_whole: Whether there is one tile.
+        rows: Edges of a tile, if they are not fewer than the sources.
 
     Attributes:
         num_rows: Edges of each tile.
 
     Example:
-        >>> Tiles((6, 4, 4), 8, torch.zeros(1)).num_rows
-        [96]
+        >>> Tiles((6, 4, 4), 40).num_rows
+        [32, 32, 32]
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], dim: int, like: Tensor, *, is_whole: bool = False
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], rows: int) -> None:
         blocks, targets, sources = shape
         self.shape = shape
-        rows = math.prod(shape) if is_whole else rows_of_tile(dim, like)
         self._blocks_each = rows // max(1, targets * sources)
         self._targets_each: list[int] = []
         if not blocks * targets * sources:
