@@ -106,7 +106,7 @@ class TypedReadout(nn.Module):
         rows_at_once = len(place) if torch.is_grad_enabled() else NUM_ROWS
         tiles = zip(*(t.split(max(1, rows_at_once)) for t in (*rows, place)), strict=True)
         for h, g, c, here in tiles:
-            pooled = pooled.index_add(0, here, self._hidden(kind, h, g, c))
+            pooled = pooled.index_add(0, here, self._hidden(kind, h, g, c).to(pooled.dtype))
         return pooled
 
     def _maps(self, kind: int) -> tuple[nn.Linear, nn.Linear]:
