@@ -89,7 +89,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         return None, "no C++ compiler (g++ or clang++) is on the path"
     try:
         return ctypes.CDLL(str(_compiled(compiler))), ""
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         text = getattr(error, "stderr", None) or str(error)
         reason = f"{compiler} failed: {text.strip().splitlines()[0]}"
         logging.getLogger(__name__).warning("edges are computed by PyTorch: %s", reason)
