@@ -30,6 +30,7 @@ from benchmarks.speed_networks import NETWORKS
 from benchmarks.speed_rows import ROWS
 from benchmarks.speed_scaling import SCALING_ROWS, largest_lines, scaling_lines
 from benchmarks.speed_stages import NETWORK_STAGES, ROW_STAGES, Plan, network_table, row_tables
+from paramgraph.engine import native_status
 from paramgraph.report import environment
 
 __all__ = ["STAGES", "main"]
@@ -135,6 +136,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%d %H:%M"),
         "is_complete": not (chosen.quick or is_narrowed),
         "environment": environment(),
+        "edges": native_status(),
         "machine": _machine(),
         "allocator": {key: os.environ.get(key) for key in LARGE_ALLOCATIONS},
         "threads": {key: os.environ.get(key) for key in _THREAD_SETTINGS},
