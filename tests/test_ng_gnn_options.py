@@ -11,8 +11,8 @@ import paramgraph as pg
 from paramgraph.batch import GraphBatch
 from paramgraph.engine import edge_index
 from paramgraph.nn import NeuralGraphGNN
-from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.nn.edge_chain import EdgeChain
+from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.structure import EdgeKind
 from paramgraph.tasks import EpochOrder
 

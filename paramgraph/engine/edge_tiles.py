@@ -36,6 +36,18 @@ class EdgeSource:
     weight: Tensor | None = None
     bias: Tensor | None = None
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor with the width, dtype and device of the features.
+
+        Raises:
+            ValueError: There is neither a state nor a bias.
+        """
+        like = self.bias if self.state is None else self.state
+        if like is None:
+            raise ValueError("an EdgeSource needs a state or a bias.")
+        return like
+
 
 class EdgeUpdate(NamedTuple):
     """``x <- silu(W x + target_i + source_j)``; a bias is part of what the ends say.
@@ -90,9 +102,7 @@ class EdgeTiles:
         self.edges = edges
         self.source = source
         self.film = film
-        like = source.state if source.state is not None else source.bias
-        assert like is not None
-        self.like = like
+        self.like = like = source.like
         self.space = workspace(like)
         self.dim = like.shape[-1]
         self.is_native = runs_natively(like)

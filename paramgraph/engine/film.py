@@ -120,7 +120,7 @@ class _FilmFunction(torch.autograd.Function):
         for edges, source in zip(spec.passes, sources, strict=True):
             state = source.state if spec.reuses_state and updates else None
             if spec.keeps_state and state is None:
-                like = source.bias if source.state is None else source.state
+                like = source.like
                 state = like.new_empty(edges.num_edges, like.shape[-1])
             run = ForwardPass(edges, source, updates, film, state if spec.keeps_state else None)
             run.run()
