@@ -22,15 +22,15 @@ from paramgraph.engine import (
     EdgeSource,
     EdgeUpdate,
     FilmWeights,
+    compiling,
     edge_passes,
     film_pass,
     message_statistics,
-    native,
     num_messages,
     slow_moments,
     tile_bytes,
 )
-from paramgraph.engine.native import native_status, runs_natively
+from paramgraph.engine.compiling import native_status, runs_natively
 from paramgraph.engine.tiles import Tiles
 
 NUM_ROWS = 4
@@ -286,10 +286,10 @@ def test_a_compiler_that_fails_is_told_and_done_without(
     compiler.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library, reason = native._library.__wrapped__()
+    library, reason = compiling.library.__wrapped__("film")
     assert library is None
     assert reason == f"{compiler} failed: no such flag"
-    assert "edges are computed by PyTorch" in caplog.text
+    assert "film is computed by PyTorch" in caplog.text
 
 
 def test_code_is_not_loaded_from_a_folder_that_others_write(
@@ -299,6 +299,6 @@ def test_code_is_not_loaded_from_a_folder_that_others_write(
     (tmp_path / "paramgraph").chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
-    library, reason = native._library.__wrapped__()
+    library, reason = compiling.library.__wrapped__("film")
     assert library is None
     assert "can be written by others; code is not loaded from there" in reason

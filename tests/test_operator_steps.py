@@ -16,12 +16,13 @@ from torch import Tensor, nn
 import paramgraph as pg
 import paramgraph.nn.per_layout as kept
 import paramgraph.testing as pt
-from paramgraph.engine import push
+from paramgraph.engine import native_status, push, runs_natively
 from paramgraph.nn import OperatorMetanetwork
 from paramgraph.nn.magnitudes import log_magnitudes
 from paramgraph.nn.mirrored_sums import mirrored, mirrored_sums
 from paramgraph.nn.per_layout import per_layout
 from paramgraph.nn.pushes import HeldWeights, kernel_push
+from paramgraph.nn.sign_steps import CompiledSteps, steps_for
 from paramgraph.nn.sign_update import sign_update, slow_sign_update
 from paramgraph.nn.typed import FREE, POSITIVE, SCALE, SIGN, NeuronTypes, TypedUpdate
 
@@ -43,13 +44,17 @@ def assert_same_gradients(fast: Tensor, slow: Tensor, inputs: list[Tensor]) -> N
 
 @pytest.mark.parametrize("has_mask", [False, True])
 @pytest.mark.parametrize("has", list(itertools.product([True, False], repeat=2)))
-def test_the_sign_update_equals_its_steps(has: tuple[bool, bool], has_mask: bool) -> None:
+@pytest.mark.parametrize("dim", [DIM, 16], ids=["pytorch", "compiled"])
+def test_the_sign_update_equals_its_steps(has: tuple[bool, bool], has_mask: bool, dim: int) -> None:
     """Also where own and other signals are known to be zero."""
     torch.manual_seed(0)
-    update = TypedUpdate(DIM, CONTEXT, 0.0).double()
-    own, other = (rows(9) if here else None for here in has)
-    message, bias, context = rows(9), rows(9), rows(9, CONTEXT)
-    mask = torch.rand(9, 2 * DIM, dtype=torch.float64).round() * 2 if has_mask else None
+    update = TypedUpdate(dim, CONTEXT, 0.0).double()
+    own, other = (rows(9, dim) if here else None for here in has)
+    message, bias, context = rows(9, dim), rows(9, dim), rows(9, CONTEXT)
+    if dim == 16 and not runs_natively(message, "sign"):
+        pytest.skip(native_status())
+    assert isinstance(steps_for(message), CompiledSteps) is (dim == 16)
+    mask = torch.rand(9, 2 * dim, dtype=torch.float64).round() * 2 if has_mask else None
     parameters = (update.sign_map.weight, *update.sign_gate.parameters())
     signals = (own, message, bias, other)
     fast = sign_update(signals, context, mask, parameters)

@@ -7,13 +7,19 @@ to check the fast form against.
 
 from paramgraph.engine.autocast import in_full, without_autocast
 from paramgraph.engine.blocks import add_rows, push, receivers_of, senders_of
+from paramgraph.engine.compiling import (
+    address,
+    library,
+    native_status,
+    runs_natively,
+    type_name,
+)
 from paramgraph.engine.edge_pass import EdgePass, edge_passes
 from paramgraph.engine.edge_tiles import EdgeSource, EdgeUpdate, FilmWeights
 from paramgraph.engine.film import film_pass
 from paramgraph.engine.moments import MessageTotals, message_statistics, num_messages
-from paramgraph.engine.native import native_status
 from paramgraph.engine.slow import edge_index, slow_moments, slow_push
-from paramgraph.engine.tiles import tile_bytes
+from paramgraph.engine.tiles import tile_bytes, workspace
 
 __all__ = [
     "EdgePass",
@@ -22,18 +28,23 @@ __all__ = [
     "FilmWeights",
     "MessageTotals",
     "add_rows",
+    "address",
     "edge_index",
     "edge_passes",
     "film_pass",
     "in_full",
+    "library",
     "message_statistics",
     "native_status",
     "num_messages",
     "push",
     "receivers_of",
+    "runs_natively",
     "senders_of",
     "slow_moments",
     "slow_push",
     "tile_bytes",
+    "type_name",
     "without_autocast",
+    "workspace",
 ]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from paramgraph.engine.compiling import runs_natively
 from paramgraph.engine.edge_pass import EdgePass, Ends
 from paramgraph.engine.kernels import FilmTile, RawTile, UpdateTile
-from paramgraph.engine.native import runs_natively
 from paramgraph.engine.tiles import Tiles, rows_of_tile, workspace
 
 __all__ = ["EdgeSource", "EdgeTiles", "EdgeUpdate", "FilmWeights"]

@@ -1,37 +1,20 @@
-"""Tiles of edges in compiled code, where a C++ compiler is at hand; see ``film.cpp``.
-
-The source is compiled once per processor and kept in the user's cache. Nothing is downloaded; where
-there is no compiler, or ``PARAMGRAPH_NATIVE=0`` is set, PyTorch does the same (``kernels.py``), in
-about twice the time.
-"""
+"""Tiles of edges in compiled code, where a C++ compiler is at hand; see ``film.cpp``."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from paramgraph.engine.compiling import address, library, type_name
 from paramgraph.engine.kernels import Both, FilmTile, TileGradients, UpdateTile
 
-__all__ = ["backward_natively", "forward_natively", "native_status", "runs_natively"]
-
-_SOURCE = Path(__file__).with_name("film.cpp")
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fno-math-errno", "-Wno-psabi")
-_VECTOR_BYTES = 64
-_NAMES = {torch.float32: "film_float", torch.float64: "film_double"}
+__all__ = ["backward_natively", "forward_natively"]
 
 
 def _named(kind: Any, *names: str) -> list[tuple[str, Any]]:
@@ -59,70 +42,6 @@ class _Pass(ctypes.Structure):
         *_named(ctypes.c_void_p, "flows", "of_features", "of_film", "of_film_bias"),
         *_named(ctypes.c_void_p, "of_film_targets", "of_film_sources"),
     ]
-
-
-def native_status() -> str:
-    """Whether compiled code is used, and if not why.
-
-    Example:
-        >>> native_status().split()[0] in ("compiled", "PyTorch:")
-        True
-    """
-    library, reason = _library()
-    return "compiled code" if library is not None else f"PyTorch: {reason}"
-
-
-def runs_natively(like: Tensor) -> bool:
-    """Whether edges with features like a tensor ``[..., dim]`` are computed by compiled code."""
-    is_whole = like.shape[-1] * like.element_size() % _VECTOR_BYTES == 0
-    is_known = like.device.type == "cpu" and like.dtype in _NAMES
-    return is_known and is_whole and _library()[0] is not None
-
-
-@functools.cache
-def _library() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled library, or why there is none."""
-    if os.environ.get("PARAMGRAPH_NATIVE", "1") == "0":
-        return None, "PARAMGRAPH_NATIVE=0"
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return None, "no C++ compiler (g++ or clang++) is on the path"
-    try:
-        return ctypes.CDLL(str(_compiled(compiler))), ""
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        text = getattr(error, "stderr", None) or str(error)
-        reason = f"{compiler} failed: {text.strip().splitlines()[0]}"
-        logging.getLogger(__name__).warning("edges are computed by PyTorch: %s", reason)
-        return None, reason
-
-
-def _compiled(compiler: str) -> Path:
-    """Path of the library for this source, compiler and processor; made if it is not there."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
-    parts = (_SOURCE.read_text(), version.stdout, *_FLAGS, platform.machine(), _processor())
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paramgraph"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.stat()
-    if hasattr(os, "getuid") and (info.st_uid != os.getuid() or info.st_mode & 0o022):
-        raise OSError(f"{folder} can be written by others; code is not loaded from there")
-    path = folder / f"film-{name}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / path.name
-            command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
-            subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-            made.replace(path)  # atomic: another process sees the whole file or none
-    return path
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def forward_natively(
@@ -229,11 +148,11 @@ class _Call:
 
     def run(self, *, is_backward: bool) -> None:
         """Split the targets over PyTorch's number of threads."""
-        library = _library()[0]
-        assert library is not None
+        compiled = library("film")[0]
+        assert compiled is not None
         features = self.fields["features"]
         assert features is not None
-        function = getattr(library, _NAMES[features.dtype])
+        function = getattr(compiled, f"film_{type_name(features.dtype)}")
         num_places = self.shape[0] * self.shape[1]
         num_edges = num_places * self.shape[2]
         num_threads = max(1, min(torch.get_num_threads(), num_places, num_edges // _MIN_EDGES))
@@ -264,10 +183,10 @@ class _Call:
 
     def _struct(self) -> _Pass:
         updates = (_Update * max(1, len(self.updates)))(
-            *(_Update(**{k: _address(t) for k, t in fields.items()}) for fields in self.updates)
+            *(_Update(**{k: address(t) for k, t in fields.items()}) for fields in self.updates)
         )
-        fields = {name: _address(tensor) for name, tensor in self.fields.items()}
-        totals = (ctypes.c_void_p * 4)(*(_address(total) for total in self.totals))
+        fields = {name: address(tensor) for name, tensor in self.fields.items()}
+        totals = (ctypes.c_void_p * 4)(*(address(total) for total in self.totals))
         shape = dict(zip(("blocks", "targets", "sources", "dim"), self.shape, strict=True))
         return _Pass(
             num_updates=len(self.updates), updates=updates, totals=totals, **shape, **fields
@@ -279,11 +198,3 @@ def _ends(ends: Both, prefix: str) -> Fields:
         f"{prefix}targets": ends.targets.contiguous(),
         f"{prefix}sources": ends.sources.contiguous(),
     }
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    if tensor is None:
-        return None
-    if not tensor.is_contiguous():
-        raise ValueError(f"compiled code needs contiguous tensors, got strides {tensor.stride()}.")
-    return tensor.data_ptr()

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from paramgraph.engine import workspace
+from paramgraph.nn.sign_steps import steps_for
+
 __all__ = ["sign_update", "slow_sign_update"]
 
 _NUM_PARTS = 5
@@ -84,27 +87,22 @@ class _SignUpdate(torch.autograd.Function):
     ) -> Tensor:
         linear, first, first_bias, norm, norm_bias, last, last_bias = parameters
         dim = message.shape[1]
-        both = None if own is None else message.abs().mul_(own)
-        pieces = [own, message, bias, other, both]
+        pieces = [own, message, bias, other, own]  # the last one is own |message|
         ctx.present = tuple(number for number, piece in enumerate(pieces) if piece is not None)
         linear, of_signals, of_context = _cut(linear, first, dim, ctx.present)
-        z = torch.cat([piece for piece in pieces if piece is not None], dim=1)
-        known = z.abs()
+        ctx.steps = steps = steps_for(message)
+        z, known, bound = steps.join(own, message, bias, other, 1 / (16 * _NUM_PARTS * dim))
         inner = torch.addmm(first_bias, context, of_context.t()).addmm_(known, of_signals.t())
-        unit, mean, rstd = torch.native_layer_norm(inner, norm.shape, norm, norm_bias, _EPS)
-        active = F.silu(unit)
-        if mask is not None:
-            active.mul_(mask)
+        active, kept = steps.activate(inner, norm, norm_bias, mask)
         gate = torch.addmm(last_bias, active, last.t())
         moved = z @ linear.t()
-        bound = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-        bound.square_().mul_(1 / (16 * _NUM_PARTS * dim)).add_(1).rsqrt_()
         ctx.save_for_backward(
             *(own, message, bias, other, context, mask),
             *parameters,
-            *(z, known, inner, mean, rstd, unit, active, gate, moved, bound),
+            *(inner, active, gate, moved, bound, *kept),
+            *(() if steps.joins_again else (z, known)),
         )
-        return (moved * gate).mul_(bound)
+        return steps.gate(moved, gate, bound)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -112,44 +110,32 @@ class _SignUpdate(torch.autograd.Function):
         inputs, parameters = saved[:6], saved[6:13]
         if torch.is_grad_enabled():  # a derivative of the derivative: in plain steps
             return _by_steps(inputs, parameters, grads[0], ctx.needs_input_grad)
-        z, known, inner, mean, rstd, unit, active, gate, moved, bound = saved[13:]
-        own, message, _, _, context, mask = inputs
+        inner, active, gate, moved, bound, *kept = saved[13:]
+        own, message, bias, other, context, mask = inputs
         whole_linear, first, _, norm, norm_bias, last, _ = parameters
         dim = message.shape[1]
         linear, of_signals, of_context = _cut(whole_linear, first, dim, ctx.present)
-        grad = grads[0] * bound
-        d_gate = grad * moved
-        d_moved = grad.mul_(gate)
+        steps = ctx.steps
+        factor = 1 / (16 * _NUM_PARTS * dim)
+        if steps.joins_again:
+            z, known, _ = steps.join(own, message, bias, other, factor)
+        else:
+            *kept, z, known = kept
+        d_gate, d_moved, size = steps.gate_back(grads[0], moved, gate, bound, factor)
         d_last, d_last_bias = d_gate.t() @ active, d_gate.sum(0)
-        d_active = d_gate @ last
-        if mask is not None:
-            d_active.mul_(mask)
-        d_inner, d_norm, d_norm_bias = torch.ops.aten.native_layer_norm_backward(
-            torch.ops.aten.silu_backward.grad_input(d_active, unit, grad_input=d_active),
-            *(inner, norm.shape, mean, rstd, norm, norm_bias, [True, True, True]),
+        d_inner, d_norm, d_norm_bias, d_first_bias = steps.activate_back(
+            d_gate @ last, inner, norm, norm_bias, mask, kept
         )
         d_first = _spread(
             torch.mm(d_inner.t(), known), torch.mm(d_inner.t(), context), dim, ctx.present
         )
         d_linear = _spread(torch.mm(d_moved.t(), z), None, dim, ctx.present)
-        # Of the bound: d (1 + q s)^(-1/2) / dz = -s bound^3 z, and z = sign(z) known.
-        size = (d_moved * moved).sum(1, keepdim=True)
-        size.mul_(bound).mul_(bound).mul_(-1 / (16 * _NUM_PARTS * dim))
-        d_z = (known * size).addmm_(d_inner, of_signals)
-        sign = z.sign()
-        d_z.mul_(sign).addmm_(d_moved, linear)
-        at = {number: slice(k * dim, (k + 1) * dim) for k, number in enumerate(ctx.present)}
-        found: dict[int, Tensor] = {number: d_z[:, at[number]] for number in ctx.present}
-        if own is not None:
-            both = found[4]
-            found[0].addcmul_(both, known[:, at[1]])
-            found[1].addcmul_(both.mul_(own), sign[:, at[1]])
-        signals = (found.get(number) for number in range(4))
-        rest = (d_linear, d_first, d_inner.sum(0), d_norm, d_norm_bias, d_last, d_last_bias)
+        space = workspace(z)
+        d_known = torch.mm(d_inner, of_signals, out=space.get("of known", z.shape))
+        d_z = torch.mm(d_moved, linear, out=space.get("of z", z.shape))
+        signals = steps.part(z, known, d_known, d_z, size, own, message, bias, other)
+        rest = (d_linear, d_first, d_first_bias, d_norm, d_norm_bias, d_last, d_last_bias)
         return (*signals, d_inner @ of_context, None, *rest)
-
-
-_EPS = 1e-5  # of LayerNorm
 
 
 def _cut(
