@@ -302,3 +302,27 @@ def test_code_is_not_loaded_from_a_folder_that_others_write(
     library, reason = compiling.library.__wrapped__("film")
     assert library is None
     assert "can be written by others; code is not loaded from there" in reason
+
+
+def test_calls_that_make_no_sense_are_refused() -> None:
+    batch = pg.collate([pair("mlp", 0)])
+    passes = edge_passes(batch, is_reverse=False)
+    sources = [EdgeSource(bias=torch.zeros(6, dtype=torch.float64))] * len(passes)
+    with pytest.raises(ValueError, match="film_pass needs at least one pass"):
+        film_pass([], [], [], None, keeps_state=True)
+    with pytest.raises(ValueError, match="cannot reuse states that the backward pass will read"):
+        film_pass(passes, sources, [], None, keeps_state=True, reuses_state=True)
+    with pytest.raises(ValueError, match="an EdgeSource needs a state or a bias"):
+        film_pass(passes, [EdgeSource()] * len(passes), [], None, keeps_state=True)
+
+
+def test_without_gradients_states_are_reused_and_nothing_changes() -> None:
+    batch = pg.collate([pair("mlp", 0), pair("residual_mlp", 1)])
+    torch.manual_seed(0)
+    metanetwork = pg.nn.make_metanetwork("ng-gnn", 2, hidden_dim=16, edge_state="stored").double()
+    metanetwork.eval()
+    expected = metanetwork(batch).detach()
+    with torch.no_grad():
+        first, second = metanetwork(batch), metanetwork(batch)
+    torch.testing.assert_close(first, expected, rtol=0, atol=1e-12)
+    assert torch.equal(first, second)
