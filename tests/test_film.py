@@ -269,7 +269,7 @@ def test_without_compiled_code_the_reason_is_told(variable: str, value: str, rea
         "m = pg.nn.make_metanetwork('ng-gnn', 1); v = g.features(n.state_dict()); "
         "print(m(pg.collate([(g, v)])).isfinite().all().item())"
     )
-    environment = {**os.environ, variable: value}
+    environment = {**os.environ, "PARAMGRAPH_NATIVE": "1", variable: value}
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -285,6 +285,7 @@ def test_a_compiler_that_fails_is_told_and_done_without(
     compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho no such flag >&2; exit 1\n")
     compiler.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("PARAMGRAPH_NATIVE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library, reason = compiling.library.__wrapped__("film")
     assert library is None
@@ -297,6 +298,7 @@ def test_code_is_not_loaded_from_a_folder_that_others_write(
 ) -> None:
     (tmp_path / "paramgraph").mkdir()
     (tmp_path / "paramgraph").chmod(0o777)
+    monkeypatch.delenv("PARAMGRAPH_NATIVE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
     library, reason = compiling.library.__wrapped__("film")
